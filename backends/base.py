@@ -1,0 +1,221 @@
+"""The contract between the harness and a device family, in two halves.
+
+A `Backend` is the half that plans: it is imported by the parent process, so it never imports torch
+outside `probe` and `open`, which run in children. A `Device` is the half that works: opened inside
+a worker, it owns everything that differs between devices, so that nothing outside this package
+names one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import JsonValue
+
+from bench.scenarios.schema import Knobs, Strict
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Refusal(Strict):
+    """A knob that a device cannot honour: never ignored, never replaced."""
+
+    knob: str
+    value: JsonValue
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.knob}={self.value}: {self.reason}"
+
+
+class Probe(Strict):
+    """What one short child process found out about a backend on this machine."""
+
+    backend: str
+    available: bool
+    reason: str | None = None
+    """Why it is not available, in one line."""
+    remedy: str | None = None
+    """What to do about it: a command where there is one."""
+    device_model: str | None = None
+    device_count: int = 0
+    flavour: str | None = None
+    """Which of several software stacks answers under this name (a PJRT device type, say)."""
+    preferred: int = 0
+    """Among available backends, the highest is the default."""
+    facts: dict[str, JsonValue] = {}
+    """What `refusals` and `environment` need to know beyond the knobs."""
+    warnings: list[str] = []
+    """What would spoil a measurement on this device, each with its remedy."""
+
+
+class Unsupported(Exception):  # noqa: N818 - an outcome, not an error
+    """Raised in a worker when the device or the model turns out not to honour a knob."""
+
+    def __init__(self, knob: str, value: JsonValue, reason: str) -> None:
+        super().__init__(f"{knob}={value}: {reason}")
+        self.refusal = Refusal(knob=knob, value=value, reason=reason)
+
+
+@dataclass(frozen=True)
+class World:
+    """The place of this process among the ranks of a launch."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Cumulative counts since the device was opened; null: the device does not count it."""
+
+    compiles: int = 0
+    compile_s: float | None = None
+    """Unit: seconds."""
+    executions: int | None = None
+    fallbacks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PeakFlops:
+    """Dense peak of one device in one data type, with its source."""
+
+    flops_per_s: float
+    source: str
+
+
+class Device(ABC):
+    """A device opened in a worker. Methods are called on one thread only."""
+
+    torch_device: torch.device
+    process_group: ClassVar[str | None] = None
+    """Name of torch.distributed's backend for this device; null: one process only."""
+
+    @abstractmethod
+    def fence(self) -> None:
+        """Return when every issued piece of work has finished on the device."""
+
+    @abstractmethod
+    def feed(self, batches: Iterable[Any], knobs: Knobs) -> Iterator[Any]:
+        """Bring host batches to the device, cutting the graph as `knobs.loader` asks.
+
+        Batches for which `knobs.data.source` is `device` lie there already.
+        """
+
+    @abstractmethod
+    def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the forward pass for `knobs.precision`."""
+
+    @abstractmethod
+    def counters(self) -> Counters:
+        """Return the counts so far."""
+
+    def seed(self, seed: int) -> None:
+        """Seed torch, and the device where it has a generator of its own."""
+        import torch
+
+        torch.manual_seed(seed)
+
+    def place(self, module: torch.nn.Module, knobs: Knobs) -> torch.nn.Module:
+        """Move a model to the device in the memory order and the type that the knobs ask for."""
+        import torch
+
+        if knobs.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        if knobs.precision == "bf16":
+            module = module.to(torch.bfloat16)
+        return module.to(self.torch_device)
+
+    def compile(self, module: torch.nn.Module, knobs: Knobs) -> torch.nn.Module:
+        """Return the module as `knobs.compile` asks: itself for `none`."""
+        import torch
+
+        if knobs.compile == "none":
+            return module
+        mode = {"mode": knobs.compile_mode} if knobs.compile_mode is not None else {}
+        compiled = torch.compile(module, backend=knobs.compile, **mode)
+        if not isinstance(compiled, torch.nn.Module):
+            raise TypeError(f"torch.compile returned {type(compiled).__name__}, not a module")
+        return compiled
+
+    @contextlib.contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Make activation checkpointing work on this device while models are built and run."""
+        yield
+
+    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Apply one update."""
+        optimizer.step()
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the device's peak memory since it was opened; null: no count to be had."""
+        return None
+
+    def peak_flops(self, knobs: Knobs) -> PeakFlops | None:
+        """Return the dense peak for the case's precision, with its source; null: none sourced."""
+        return None
+
+    def prove(self, knobs: Knobs) -> dict[str, JsonValue]:
+        """Check by a tiny computation that settings made through the environment act.
+
+        Raises:
+            Unsupported: a setting was asked for and does not act.
+        """
+        return {}
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Return what the device says of itself."""
+        return {"device": str(self.torch_device)}
+
+    def close(self) -> None:
+        """Release what the device holds; the process ends soon after."""
+
+
+class Backend(ABC):
+    """The planning half of an adapter, registered in the entry-point group `bench.backends`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Find out whether it can be used here, and if not why. Runs in a child process."""
+
+    @abstractmethod
+    def open(self, knobs: Knobs, world: World) -> Device:
+        """Open the device in a worker whose environment is already that of `environment`."""
+
+    def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
+        """Return the environment variables a case needs before its process starts."""
+        return {}
+
+    def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
+        """Return every knob of the case that this device cannot honour, with its reason."""
+        return []
+
+    def first_cut(self, knobs: Knobs) -> int:
+        """Return how many micro-batches `feed` lets into the first graph; 0 where nothing is cut.
+
+        Every later graph holds `knobs.loader.batches_per_execution` of them.
+        """
+        return 0
+
+    def prefetched(self, knobs: Knobs) -> int:
+        """Return how many batches may wait between the loader and the step. Unit: micro-batches.
+
+        Warm-up draws at least as many, or the first windows would spend what was loaded while the
+        first graph compiled.
+        """
+        if knobs.data.workers == 0:
+            return 0
+        per_worker = 2 if knobs.data.prefetch is None else knobs.data.prefetch
+        return knobs.data.workers * per_worker
+
+    def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
+        """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""
+        return None

@@ -1,0 +1,323 @@
+"""What one run left behind: the versioned record, and a number that others published.
+
+This module knows the shape of a result and nothing about how it is measured, stored or shown.
+Unknown is null, never 0. Units stand in the field's name.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from bench.scenarios.schema import Case, Strict
+
+RECORD_SCHEMA_VERSION = 1
+MEASUREMENT_VERSION = 1
+"""Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
+
+
+class Outcome(enum.StrEnum):
+    """How a run of a case ended."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"
+    OOM = "oom"
+    COMPILE_FAILED = "compile_failed"
+    TIMEOUT = "timeout"
+    HANG = "hang"
+    NAN = "nan"
+    CRASH = "crash"
+    INTERRUPTED = "interrupted"
+
+
+class Phase(enum.StrEnum):
+    """The parts of a launch, in order; only `measure` is in the throughput."""
+
+    PLAN = "plan"
+    START = "start"
+    IMPORT = "import"
+    BUILD = "build"
+    FIRST_STEP = "first_step"
+    WARM_UP = "warm_up"
+    MEASURE = "measure"
+    DIAGNOSE = "diagnose"
+    REPORT = "report"
+
+
+class Verdict(enum.StrEnum):
+    """What a number is worth."""
+
+    MEASURED = "measured"
+    NOISY = "noisy"
+    SUSPECT = "suspect"
+    CLAIMED = "claimed"
+
+
+class CheckResult(enum.StrEnum):
+    """What an audit check found."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Check(Strict):
+    """One audit check of one launch."""
+
+    name: str
+    result: Annotated[CheckResult, Field(strict=False)]
+    evidence: str
+    """The figures the result rests on, in words."""
+
+
+class Phases(Strict):
+    """Wall time of each phase on rank 0; null where the launch did not get there. Unit: seconds."""
+
+    import_s: float | None = None
+    build_s: float | None = None
+    first_step_s: float | None = None
+    """Up to the first fence: tracing and compiling included."""
+    warm_up_s: float | None = None
+    measure_s: float | None = None
+    diagnose_s: float | None = None
+
+
+class Compilation(Strict):
+    """Compilation outside the windows, as the backend's counters tell it."""
+
+    count: int | None = None
+    seconds: float | None = None
+    cache: Literal["cold", "warm", "none"] = "none"
+    """State of the run's private cache at the start; `none`: nothing on this backend reads one."""
+
+
+class Noise(Strict):
+    """What the rest of the machine did while the windows ran; null where it cannot be read."""
+
+    co_tenant_share: float | None = None
+    """CPU time of others / CPU time there was, over the CPUs we may use."""
+    steal_share: float | None = None
+    """CPU time the hypervisor took / CPU time there was."""
+    pressure_share: float | None = None
+    """Share of the time in which some task waited for a CPU (PSI `some`), ours included."""
+    involuntary_switches: int | None = None
+    cpu_mhz_min: float | None = None
+    cpu_mhz_max: float | None = None
+    reasons: list[str] = []
+    """Why the launch counts as noisy; empty: it does not."""
+
+
+class Latency(Strict):
+    """Time of one fenced inference step. Unit: milliseconds. Null: too few steps for it."""
+
+    steps: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+class Diagnostics(Strict):
+    """The pass apart from the headline; never the source of a throughput in the table."""
+
+    loader_wait_share: float | None = None
+    """Time in the loader's next() / time of the window."""
+    device_twin_samples_per_s: float | None = None
+    """The same step fed from batches that lie on the device: the upper bound for any loader."""
+    doubling_ratio: float | None = None
+    """T(2K periods) / T(K periods); 2 when the clock sees the work."""
+    latency: Latency | None = None
+    skipped: list[str] = []
+    """What of the pass does not apply or did not fit, and why."""
+
+
+class Launch(Strict):
+    """One process group from start to end: the unit of statistics."""
+
+    index: int
+    """0 is the cold launch."""
+    seed: int
+    session: str
+    """The invocation of `bench run` that it belongs to; rounds are paired within one session."""
+    round: int
+    started: str
+    """UTC, ISO 8601."""
+    phases: Phases
+    micro_batches_per_window: int
+    steps_per_window: int
+    samples_per_window: int
+    """Over all ranks."""
+    window_s: list[list[float]]
+    """Fence to fence, per rank, then per window. Unit: seconds."""
+    voided_windows: int = 0
+    """Windows dropped because a graph was compiled inside."""
+    dropped_windows: int = 0
+    """Leading windows that the truncation rule gave to the warm-up."""
+    warm_up_steps: int
+    steady: bool
+    """False: the warm-up met its cap before two windows agreed."""
+    compilation: Compilation
+    executions: int | None = None
+    """Graph executions inside the windows; null on an eager device."""
+    expected_executions: int | None = None
+    fallbacks: dict[str, int] = {}
+    """Operators that ran on the host instead of the device, with their count."""
+    fence_residual_s: list[float] = []
+    """After each window: extra time the first read of an updated parameter took."""
+    peak_memory_bytes: int | None = None
+    """Of the device, the largest rank; null where the device's runtime keeps no count."""
+    host_peak_rss_bytes: int | None = None
+    """Of the training processes, the largest rank."""
+    loss_first: float | None = None
+    loss_last: float | None = None
+    noise: Noise = Noise()
+    audit: list[Check] = []
+    diagnostics: Diagnostics | None = None
+    actual: dict[str, JsonValue] = {}
+    """What really ran: engine, world, precision, compile, optimizer, batch, threads, ..."""
+
+    @model_validator(mode="after")
+    def _windows_are_times(self) -> Launch:
+        lengths = {len(times) for times in self.window_s}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError("window_s needs the same number of windows, at least one, per rank")
+        if not all(t > 0 and math.isfinite(t) for times in self.window_s for t in times):
+            raise ValueError("window_s must be positive and finite")
+        return self
+
+
+class Statistics(Strict):
+    """The run's figures, from its launches. Null interval: one launch has none."""
+
+    samples_per_s: float
+    samples_per_s_low: float | None = None
+    samples_per_s_high: float | None = None
+    confidence: float = 0.95
+    step_ms: float
+    launches: int
+    degrees_of_freedom: int | None = None
+    method: Literal["fixed", "stein"] = "fixed"
+    precision_reached: bool | None = None
+    """For a precision target: whether the interval is as narrow as asked."""
+
+
+class Environment(Strict):
+    """Where it ran: an allow-list. No host name, user, path or secret."""
+
+    versions: dict[str, str] = {}
+    """Software by distribution name, python included."""
+    os: str | None = None
+    kernel: str | None = None
+    machine: str | None = None
+    cpu_model: str | None = None
+    cpus_visible: int | None = None
+    cpus_total: int | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    cpu_limit: float | None = None
+    """CPUs the container may use; null: no limit."""
+    governor: str | None = None
+    driver: str | None = None
+    flags: dict[str, str] = {}
+    """Environment variables of an allow-list that steer the software."""
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+class Device(Strict):
+    """The device a case ran on."""
+
+    model: str
+    count: int
+    flavour: str | None = None
+    peak_flops: float | None = None
+    """Dense FLOP/s in the case's precision; null: no sourced figure for this device."""
+    peak_source: str | None = None
+
+
+class Keys(Strict):
+    """The three identities (see `bench.scenarios.identity`)."""
+
+    work: str
+    series: str
+    fingerprint: str
+
+
+class Record(Strict):
+    """One run of one case on one backend: immutable once written."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = RECORD_SCHEMA_VERSION
+    kind: Literal["run"] = "run"
+    measurement: int = MEASUREMENT_VERSION
+    tool_version: str
+    id: str
+    created: str
+    """UTC, ISO 8601."""
+    session: str
+    position: int
+    """Place of the case among the cases of its scenario in that session, from 0."""
+    keys: Keys
+    requested: Case
+    backend: str
+    device: Device | None = None
+    processes: int
+    environment: Environment
+    outcome: Annotated[Outcome, Field(strict=False)]
+    phase: Annotated[Phase | None, Field(strict=False)] = None
+    """Where it ended, unless it ended well."""
+    reason: str | None = None
+    remedy: str | None = None
+    log_tail: str | None = None
+    launches: list[Launch] = []
+    statistics: Statistics | None = None
+    verdict: Annotated[Verdict | None, Field(strict=False)] = None
+    verdict_reason: str | None = None
+
+    @model_validator(mode="after")
+    def _a_number_only_with_an_ok(self) -> Record:
+        if (self.outcome is Outcome.OK) != (self.statistics is not None):
+            raise ValueError("statistics belong to the outcome ok, and only to it")
+        if self.outcome is not Outcome.OK and not self.reason:
+            raise ValueError(f"outcome {self.outcome} needs a reason")
+        if (self.verdict is None) != (self.statistics is None):
+            raise ValueError("a number needs a verdict, and a verdict a number")
+        if self.verdict is Verdict.CLAIMED:
+            raise ValueError("a run is never `claimed`: that verdict is for published numbers")
+        return self
+
+
+class Source(Strict):
+    """Where a published number comes from."""
+
+    title: str
+    author: str
+    date: str
+    locator: str
+    """Which table or section."""
+    url: str | None = None
+
+
+class Claim(Strict):
+    """A number that others published: shown beside ours, never a reference for a ratio."""
+
+    scenario: str
+    case: str
+    backend: str
+    device: str
+    processes: int
+    settings: str
+    samples_per_s: float | None
+    """Null: the source names the setting and gives no number."""
+    remark: str | None = None
+
+
+class Publication(Strict):
+    """One source and its claims: a file in `results/published`."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = RECORD_SCHEMA_VERSION
+    kind: Literal["publication"] = "publication"
+    source: Source
+    claims: list[Claim]

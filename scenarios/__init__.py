@@ -1,0 +1,1 @@
+"""What is run: the versioned scenario model, its composition from YAML, and the shipped files."""

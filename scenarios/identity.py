@@ -1,0 +1,86 @@
+"""The three identities of a measurement, derived from the tag on each schema field.
+
+- work_key: the work fields. Rows with equal work keys may be compared by ratio.
+- series_key: work and treatment, with backend, device model and world: one line in the history.
+- fingerprint: series_key, protocol, software versions and the measurement version: what
+  `--resume` skips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.scenarios.schema import Identity, Knobs, Measure
+
+_DIGITS = 16
+
+
+def tagged_fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Identity, Any]]:
+    """Yield (dotted name, identity, value) of every tagged field, nested groups included."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from tagged_fields(value, f"{prefix}{name}.")
+            continue
+        for tag in field.metadata:
+            if isinstance(tag, Identity):
+                yield f"{prefix}{name}", tag, value
+
+
+def fields_of(model: BaseModel, identity: Identity) -> dict[str, Any]:
+    """Return the fields of one identity, by dotted name."""
+    return {name: value for name, tag, value in tagged_fields(model) if tag is identity}
+
+
+def work_key(knobs: Knobs) -> str:
+    """Return the key of what is computed: equal keys may be compared by ratio."""
+    return _digest(fields_of(knobs, Identity.WORK))
+
+
+def work_difference(left: Knobs, right: Knobs) -> list[str]:
+    """Return the names of the work fields in which two cases differ, in schema order."""
+    other = fields_of(right, Identity.WORK)
+    return [k for k, value in fields_of(left, Identity.WORK).items() if value != other[k]]
+
+
+def series_key(knobs: Knobs, *, backend: str, device_model: str, world: int) -> str:
+    """Return the key of one line in the history. `world` is the number of ranks."""
+    return _digest(
+        {
+            "work": fields_of(knobs, Identity.WORK),
+            "treatment": fields_of(knobs, Identity.TREATMENT),
+            "backend": backend,
+            "device_model": device_model,
+            "world": world,
+        }
+    )
+
+
+def fingerprint(
+    series: str,
+    knobs: Knobs,
+    measure: Measure,
+    *,
+    versions: Mapping[str, str],
+    measurement: int,
+) -> str:
+    """Return the key of an exact repetition: equal fingerprints need not run again."""
+    return _digest(
+        {
+            "series": series,
+            "protocol": fields_of(knobs, Identity.PROTOCOL)
+            | fields_of(measure, Identity.PROTOCOL),
+            "versions": dict(versions),
+            "measurement": measurement,
+        }
+    )
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]

@@ -1,0 +1,310 @@
+"""What a scenario may say: the versioned model of every knob, and of how it is measured.
+
+This module knows names, types and the combinations that cannot mean anything on any device. It
+does not know devices: what a backend cannot honour is that backend's refusal. A value is added
+here together with the code that honours it.
+
+Every field carries the identity it belongs to (`work`, `treatment` or `protocol`), so that what may
+be compared by ratio is written once, beside the field.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class Identity(enum.Enum):
+    """Which identity a field belongs to (see `bench.scenarios.identity`)."""
+
+    WORK = "work"
+    """What is computed for a sample: rows that differ here are never divided by one another."""
+    TREATMENT = "treatment"
+    """How it is computed: the settings whose effect the table is about."""
+    PROTOCOL = "protocol"
+    """How it is measured: part of the fingerprint only."""
+
+
+WORK, TREATMENT, PROTOCOL = Identity.WORK, Identity.TREATMENT, Identity.PROTOCOL
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and silent type conversion."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def _fill(model: BaseModel, **defaults: Any) -> None:
+    """Set what is null to its default without marking it as asked for.
+
+    A later rung or `--set` must be able to change what the default depends on.
+    """
+    for name, value in defaults.items():
+        if getattr(model, name) is None:
+            model.__dict__[name] = value
+
+
+class DataKnobs(Strict):
+    """Where a sample comes from, and who prepares it."""
+
+    source: Annotated[str, WORK, Field(pattern=r"^(random|cached|device|jpeg|folder:.+)$")] = (
+        "random"
+    )
+    """`random`: drawn per sample, as a naive loader does. `cached`: host batches from a pool.
+    `device`: a pool that already lies on the device. `jpeg`: a generated JPEG corpus, decoded and
+    augmented by timm's transforms. `folder:PATH`: an image folder of yours, the same way."""
+    pool: Annotated[int | None, WORK, Field(ge=1)] = None
+    """Distinct batches in the pool of `cached` and `device`; null means 8. Unit: batches."""
+    images: Annotated[int | None, WORK, Field(ge=1)] = None
+    """Images in the corpus that `jpeg` generates; null means 256. Unit: images."""
+    workers: Annotated[int, TREATMENT, Field(ge=0)] = 0
+    """Loader worker processes per rank; 0 loads in the training process."""
+    prefetch: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Batches each worker prepares ahead; null leaves the DataLoader's default. Unit: batches."""
+    pin_memory: Annotated[bool, TREATMENT] = False
+    """Page-lock host batches for a faster copy to a device with its own memory."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_source(self) -> DataKnobs:
+        for name, sources, default in (
+            ("pool", ("cached", "device"), 8),
+            ("images", ("jpeg",), 256),
+        ):
+            if self.source in sources:
+                _fill(self, **{name: default})
+            elif getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has no meaning for source={self.source}: remove it, or set source to "
+                    f"{' or '.join(sources)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_can_act(self) -> DataKnobs:
+        if self.prefetch is not None and self.workers == 0:
+            raise ValueError(
+                "prefetch needs a worker to prepare batches: set workers >= 1 or prefetch to null"
+            )
+        if self.source == "device" and (self.workers or self.pin_memory):
+            raise ValueError(
+                "source=device has no host loader: set workers to 0 and pin_memory to false"
+            )
+        return self
+
+
+class LoaderKnobs(Strict):
+    """How batches travel to a device that executes graphs (the device loader)."""
+
+    batches_per_execution: Annotated[int, TREATMENT, Field(ge=1)] = 1
+    """Micro-batches traced into one graph before it is cut and executed. Unit: micro-batches."""
+    prefetch: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Host batches queued for the transfer; null is the device loader's default. Unit: batches."""
+    device_prefetch: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Batches queued on the device; null is the device loader's default. Unit: batches."""
+    transfer_threads: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Threads that copy host batches to the device; null is the device loader's default."""
+
+
+class Knobs(Strict):
+    """One value of every knob: what a case is made of."""
+
+    task: Annotated[Literal["train", "infer"], WORK] = "train"
+    """`train`: forward, backward and update. `infer`: forward only."""
+    model: Annotated[str, WORK, Field(min_length=1)] = "vit_tiny_patch16_224"
+    """A timm model name, or `module:factory` of a callable that returns a `torch.nn.Module`."""
+    model_kwargs: Annotated[dict[str, JsonValue], WORK] = {}
+    """Keyword arguments of the model's factory."""
+    image_size: Annotated[int | None, WORK, Field(ge=1)] = None
+    """Height and width of the square input; null is the model's own. Unit: pixels."""
+    classes: Annotated[int, WORK, Field(ge=2)] = 1000
+    """Number of labels."""
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"] | None, WORK] = None
+    """The update rule; null means adamw when training, and is the only value for `infer`."""
+    learning_rate: Annotated[float | None, WORK, Field(gt=0)] = None
+    """Null means 1e-3 when training."""
+    weight_decay: Annotated[float | None, WORK, Field(ge=0)] = None
+    """Null means 0 when training."""
+    momentum: Annotated[float | None, WORK, Field(ge=0, lt=1)] = None
+    """Only for sgd, where null means 0.9."""
+    data: DataKnobs = DataKnobs()
+
+    batch_size: Annotated[int, TREATMENT, Field(ge=1)] = 8
+    """Samples in one micro-batch on one device; never changed silently. Unit: samples."""
+    precision: Annotated[Literal["fp32", "amp-bf16", "bf16", "bf16-env"], TREATMENT] = "fp32"
+    """`amp-bf16`: fp32 weights under autocast. `bf16`: weights, gradients and inputs in bfloat16.
+    `bf16-env`: torch_xla's XLA_USE_BF16, which changes the type behind torch's back."""
+    compile: Annotated[Literal["none", "inductor", "openxla"], TREATMENT] = "none"
+    """The `torch.compile` backend."""
+    compile_mode: Annotated[
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None,
+        TREATMENT,
+    ] = None
+    """The `torch.compile` mode of inductor; null means `default` there."""
+    optimizer_impl: Annotated[Literal["auto", "for-loop", "foreach", "fused"] | None, TREATMENT] = (
+        None
+    )
+    """How torch runs the update; null means `auto` (torch's own choice) when training."""
+    gradient_accumulation: Annotated[int, TREATMENT, Field(ge=1)] = 1
+    """Micro-batches per optimizer update. Unit: micro-batches."""
+    activation_checkpointing: Annotated[bool, TREATMENT] = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    channels_last: Annotated[bool, TREATMENT] = False
+    """Keep image tensors and convolution weights in NHWC memory order."""
+    loader: LoaderKnobs = LoaderKnobs()
+    engine: Annotated[Literal["plain", "ddp"] | None, TREATMENT] = None
+    """Who drives the step; null means plain for one process and ddp for more."""
+    processes: Annotated[int, TREATMENT, Field(ge=1)] = 1
+    """Ranks, one device each. Unit: processes."""
+    threads: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Compute threads of one process; null shares the visible cores among the ranks."""
+    seed: Annotated[int, PROTOCOL, Field(ge=0, lt=2**31)] = 0
+    """Each launch derives its own, logged seed from this one."""
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_a_name(cls, value: str) -> str:
+        if ":" in value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+            raise ValueError("write a timm model name, or module:factory as in mypackage.nets:build")
+        return value
+
+    @model_validator(mode="after")
+    def _combinations_mean_something(self) -> Knobs:
+        if self.task == "train":
+            _fill(self, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0)
+            _fill(self, optimizer_impl="auto")
+            if self.optimizer == "sgd":
+                _fill(self, momentum=0.9)
+            elif self.momentum is not None:
+                raise ValueError(f"momentum has no meaning for optimizer={self.optimizer}: remove it")
+        else:
+            self._refuse_training_knobs()
+        if self.compile == "inductor":
+            _fill(self, compile_mode="default")
+        elif self.compile_mode is not None:
+            raise ValueError(
+                f"compile_mode has no meaning for compile={self.compile}: set compile=inductor or "
+                "remove compile_mode"
+            )
+        _fill(self, engine="plain" if self.processes == 1 else "ddp")
+        if self.engine == "plain" and self.processes > 1:
+            raise ValueError(
+                f"engine=plain drives one process, not {self.processes}: set engine=ddp or "
+                "processes=1"
+            )
+        return self
+
+    def _refuse_training_knobs(self) -> None:
+        for name in ("optimizer", "learning_rate", "weight_decay", "momentum", "optimizer_impl"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} has no meaning for task=infer: remove it or set it to null")
+        if self.gradient_accumulation != 1:
+            raise ValueError("gradient_accumulation has no meaning for task=infer: set it to 1")
+        if self.activation_checkpointing:
+            raise ValueError("activation_checkpointing has no meaning for task=infer: set it false")
+
+
+class Measure(Strict):
+    """How a case is measured; none of it changes what runs."""
+
+    launches: Annotated[int, PROTOCOL, Field(ge=1, le=100)] = 3
+    """Fresh process groups per case: the unit of statistics. Unit: launches."""
+    precision_target: Annotated[float | None, PROTOCOL, Field(gt=0, le=50)] = None
+    """Half-width of the 95 % interval to reach by Stein's two stages; `launches` is then the pilot
+    (at least 3). Unit: percent."""
+    max_launches: Annotated[int, PROTOCOL, Field(ge=1, le=1000)] = 30
+    """The most launches a precision target may ask for. Unit: launches."""
+    budget_s: Annotated[float, PROTOCOL, Field(gt=0)] = 30.0
+    """Time inside windows for the whole case, shared equally by its launches; start-up, compilation
+    and warm-up come on top. Unit: seconds."""
+    timeout_s: Annotated[float, PROTOCOL, Field(gt=0)] = 3600.0
+    """Wall time of all launches of a case, after which it is stopped. Unit: seconds."""
+    hang_s: Annotated[float, PROTOCOL, Field(gt=0)] = 120.0
+    """Silence of a rank that has been stepping, after which it counts as hung (raised to ten times
+    its longest step group). Unit: seconds."""
+    windows: Annotated[int, PROTOCOL, Field(ge=3, le=1000)] = 10
+    """Windows per launch that the budget is cut into (fewer when one period is longer)."""
+    warmup_steps: Annotated[int, PROTOCOL, Field(ge=1)] = 4
+    """Unit: steps."""
+    warmup_s: Annotated[float, PROTOCOL, Field(ge=0)] = 1.0
+    """Unit: seconds."""
+    warmup_cap_s: Annotated[float, PROTOCOL, Field(gt=0)] = 180.0
+    """Warm-up that has found no steady state by then stops, and the row is suspect. Unit: seconds
+    after the first step."""
+    diagnostics: Annotated[bool, PROTOCOL] = True
+    """Run the diagnostic pass (loader share, device-resident twin, latencies) in the first launch."""
+
+    @model_validator(mode="after")
+    def _a_pilot_has_a_variance(self) -> Measure:
+        if self.precision_target is not None and self.launches < 3:
+            raise ValueError(
+                "precision_target needs a pilot of at least 3 launches: set launches >= 3"
+            )
+        if self.max_launches < self.launches:
+            raise ValueError("max_launches is below launches: raise it or lower launches")
+        return self
+
+
+class Rung(Strict):
+    """One step of a ladder: the settings it adds to the rung it stands on."""
+
+    rung: Annotated[str, Field(min_length=1)]
+    on: str | None = None
+    """The rung to build on; null is the last one that the backend does not refuse."""
+    set: dict[str, JsonValue] = {}
+    """Knob (dotted) to value."""
+    remark: str | None = None
+
+
+class CaseEntry(Strict):
+    """One named case: the settings it changes in the scenario."""
+
+    case: Annotated[str, Field(min_length=1)]
+    set: dict[str, JsonValue] = {}
+    """Knob (dotted) to value."""
+    remark: str | None = None
+
+
+class Scenario(Knobs):
+    """A scenario file after composition: the knobs, and the cases to make of them."""
+
+    schema_version: Annotated[Literal[1], PROTOCOL, Field(alias="schema")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    measure: Measure = Measure()
+    matrix: dict[str, list[JsonValue]] = {}
+    """Knob (dotted) to the values it takes: the cases are the cross product."""
+    ladder: list[Rung] = []
+    """Rungs, each on the one before unless it names another."""
+    cases: list[CaseEntry] = []
+    """Cases by name."""
+
+    @model_validator(mode="after")
+    def _one_way_to_make_cases(self) -> Scenario:
+        used = [name for name in ("matrix", "ladder", "cases") if getattr(self, name)]
+        if len(used) > 1:
+            raise ValueError(f"choose one of matrix, ladder and cases, not {' and '.join(used)}")
+        return self
+
+
+class Case(Strict):
+    """A resolved case: one value of every knob. What a record stores, and `bench run` repeats."""
+
+    schema_version: Annotated[Literal[1], PROTOCOL, Field(alias="schema")] = SCHEMA_VERSION
+    scenario: str
+    case: str
+    on: str | None = None
+    """The rung this one was built on."""
+    remark: str | None = None
+    knobs: Knobs
+    measure: Measure
