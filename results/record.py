@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from bench.scenarios.schema import Case, Strict
 
-RECORD_SCHEMA_VERSION = 1
+RECORD_SCHEMA_VERSION: Final = 1
 MEASUREMENT_VERSION = 1
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 

@@ -1,0 +1,170 @@
+"""What the launches of a run say together: throughput, its interval, and speed-ups between cases.
+
+The launch is the unit: its value is a ratio of totals, and every interval is a t interval on the
+logarithms of launch values. This module knows nothing of how a launch was timed, and decides
+nothing about what a number is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from bench.results.record import Launch, Statistics
+from bench.scenarios.schema import Measure
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval around it; null bounds: one value has no interval."""
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    degrees_of_freedom: int | None = None
+
+
+def launch_value(launch: Launch) -> float:
+    """Return the throughput of a launch, all ranks together. Unit: samples per second.
+
+    All samples of all windows over the time of the slowest rank, window by window.
+    """
+    windows = len(launch.window_s[0])
+    return launch.samples_per_window * windows / _slowest_s(launch)
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Return the geometric mean of positive values with the t interval of their logarithms.
+
+    Raises:
+        ValueError: no value, or one that is not positive and finite.
+    """
+    return stein_interval(values, len(values), confidence)
+
+
+def stein_launches(
+    pilot: Sequence[float], target_pct: float, cap: int, confidence: float = CONFIDENCE
+) -> int:
+    """Return how many launches in all make the interval as narrow as asked (Stein's first stage).
+
+    The variance and its degrees of freedom are the pilot's: looking again as launches come in, and
+    stopping when the interval happens to be tight, would promise more than it holds.
+
+    Args:
+        pilot: Values of the launches so far, at least two.
+        target_pct: Half-width to reach, relative to the estimate. Unit: percent.
+        cap: The most launches to ask for. Where it bites, the target is not reached.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: fewer than two launches have no variance.
+    """
+    if len(pilot) < 2:  # noqa: PLR2004
+        raise ValueError("a pilot needs at least two launches to have a variance")
+    spread = float(np.std(_logs(pilot), ddof=1))
+    needed = (_quantile(len(pilot) - 1, confidence) * spread / _half_width(target_pct)) ** 2
+    return max(len(pilot), min(cap, math.ceil(needed)))
+
+
+def stein_interval(values: Sequence[float], pilot: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval of Stein's second stage: mean of all values, variance of the pilot.
+
+    Args:
+        values: Values of all launches, the pilot's first.
+        pilot: How many of them made the pilot; fewer values than that are all pilot.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: no value, or one that is not positive and finite.
+    """
+    logs = _logs(values)
+    first = logs[:pilot]
+    centre = float(np.mean(logs))
+    if len(first) < 2:  # noqa: PLR2004
+        return Interval(math.exp(centre))
+    freedom = len(first) - 1
+    half = _quantile(freedom, confidence) * float(np.std(first, ddof=1)) / math.sqrt(len(logs))
+    return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half), freedom)
+
+
+def paired_speedup(
+    base: Sequence[Launch], other: Sequence[Launch], confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Return how many times faster `other` is, from the rounds that both took part in.
+
+    Within a round the machine is nearly the same for both; between rounds it drifts. Null: they
+    share no round, so there is nothing that the drift would leave alone.
+    """
+    ours, theirs = _by_round(base), _by_round(other)
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return None
+    return t_interval([math.exp(theirs[key] - ours[key]) for key in shared], confidence)
+
+
+def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
+    """Return the figures of a run, by the method that its protocol asked for.
+
+    Raises:
+        ValueError: a run without a launch has no figures.
+    """
+    if not launches:
+        raise ValueError("a run without a launch has no figures")
+    values = [launch_value(launch) for launch in launches]
+    target = measure.precision_target
+    pilot = len(values) if target is None else measure.launches
+    interval = stein_interval(values, pilot)
+    total_s = sum(_slowest_s(launch) for launch in launches)
+    steps = sum(launch.steps_per_window * len(launch.window_s[0]) for launch in launches)
+    return Statistics(
+        samples_per_s=interval.estimate,
+        samples_per_s_low=interval.low,
+        samples_per_s_high=interval.high,
+        confidence=CONFIDENCE,
+        step_ms=1e3 * total_s / steps,
+        launches=len(values),
+        degrees_of_freedom=interval.degrees_of_freedom,
+        method="fixed" if target is None else "stein",
+        precision_reached=None if target is None else _reaches(interval, target),
+    )
+
+
+def _slowest_s(launch: Launch) -> float:
+    return math.fsum(max(ranks) for ranks in zip(*launch.window_s, strict=True))
+
+
+def _by_round(launches: Sequence[Launch]) -> dict[tuple[str, int], float]:
+    # A round that was measured twice counts once, by the mean of its logarithms.
+    logs: dict[tuple[str, int], list[float]] = {}
+    for launch in launches:
+        logs.setdefault((launch.session, launch.round), []).append(math.log(launch_value(launch)))
+    return {key: math.fsum(values) / len(values) for key, values in logs.items()}
+
+
+def _logs(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    array = np.array(values, dtype=np.float64)
+    if array.size == 0 or not np.all(np.isfinite(array)) or not np.all(array > 0):
+        raise ValueError(f"an interval needs positive, finite values, not {list(values)}")
+    logs: np.ndarray[tuple[int], np.dtype[np.float64]] = np.log(array)
+    return logs
+
+
+def _quantile(freedom: int, confidence: float) -> float:
+    return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
+def _half_width(target_pct: float) -> float:
+    return math.log1p(target_pct / 100)
+
+
+def _reaches(interval: Interval, target_pct: float) -> bool:
+    if interval.high is None:
+        return False
+    # The last launch of Stein's rule may land exactly on the target.
+    return math.log(interval.high / interval.estimate) <= _half_width(target_pct) * (1 + 1e-9)
