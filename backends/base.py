@@ -138,8 +138,7 @@ class Device(ABC):
 
         if knobs.compile == "none":
             return module
-        mode = {"mode": knobs.compile_mode} if knobs.compile_mode is not None else {}
-        compiled = torch.compile(module, backend=knobs.compile, **mode)
+        compiled = torch.compile(module, backend=knobs.compile, mode=knobs.compile_mode)
         if not isinstance(compiled, torch.nn.Module):
             raise TypeError(f"torch.compile returned {type(compiled).__name__}, not a module")
         return compiled
@@ -173,7 +172,7 @@ class Device(ABC):
         """Return what the device says of itself."""
         return {"device": str(self.torch_device)}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most devices hold nothing
         """Release what the device holds; the process ends soon after."""
 
 

@@ -1,0 +1,166 @@
+"""Eager PyTorch on the host's processors, with inductor where a C++ compiler is at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from pydantic import JsonValue
+
+from bench.backends import host
+from bench.backends.base import Backend, Counters, Device, Probe, Refusal, World
+from bench.scenarios.schema import Knobs
+
+_REMEDY = 'install it with: pip install "accelbench[cpu]"'
+_NO_DEVICE_LOADER = "the CPU has no device loader: host batches are used where they lie"
+
+
+class CpuBackend(Backend):
+    """The planning half."""
+
+    name: ClassVar[str] = "cpu"
+
+    def probe(self) -> Probe:
+        """Import torch and look for a compiler."""
+        for package in ("torch", "timm"):
+            if importlib.util.find_spec(package) is None:
+                return Probe(
+                    backend=self.name,
+                    available=False,
+                    reason=f"{package} is not installed",
+                    remedy=_REMEDY,
+                )
+        import torch
+
+        compiler = os.environ.get("CXX", "g++")
+        bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        warnings = []
+        if not bf16:
+            warnings.append(
+                "this processor has no bfloat16 instructions: amp-bf16 and bf16 run by conversion "
+                "and may be slower than fp32"
+            )
+        return Probe(
+            backend=self.name,
+            available=True,
+            device_model=host.cpu_model(),
+            device_count=1,
+            preferred=10,
+            facts={
+                "cxx": compiler if shutil.which(compiler) else None,
+                "bf16_instructions": bf16,
+            },
+            warnings=warnings,
+        )
+
+    def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
+        """Keep gloo on the loopback: host names need not resolve for ranks of one machine."""
+        threads = threads_per_rank(knobs)
+        loopback = {"GLOO_SOCKET_IFNAME": "lo"} if os.path.exists("/sys/class/net/lo") else {}  # noqa: PTH110
+        return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | (
+            loopback if knobs.processes > 1 else {}
+        )
+
+    def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
+        """Refuse what needs a graph, a device memory or a compiler that is not there."""
+        found: list[Refusal] = []
+
+        def refuse(knob: str, value: JsonValue, reason: str) -> None:
+            found.append(Refusal(knob=knob, value=value, reason=reason))
+
+        if knobs.precision == "bf16-env":
+            refuse("precision", knobs.precision, "XLA_USE_BF16 is read by torch_xla alone")
+        if knobs.compile == "openxla":
+            refuse("compile", knobs.compile, "openxla is torch_xla's compiler")
+        if knobs.compile == "inductor" and not probe.facts.get("cxx"):
+            refuse("compile", knobs.compile, "inductor needs a C++ compiler, and no g++ is found")
+        if knobs.compile_mode == "reduce-overhead":
+            refuse("compile_mode", knobs.compile_mode, "it means CUDA graphs, which a CPU has not")
+        loader = knobs.loader
+        if loader.batches_per_execution > 1:
+            refuse(
+                "loader.batches_per_execution",
+                loader.batches_per_execution,
+                "eager execution builds no graph that could hold several batches",
+            )
+        for name in ("prefetch", "device_prefetch", "transfer_threads"):
+            if (value := getattr(loader, name)) is not None:
+                refuse(f"loader.{name}", value, _NO_DEVICE_LOADER)
+        if knobs.data.pin_memory:
+            refuse("data.pin_memory", True, "there is no copy to a device that pinning could speed")
+        if knobs.processes > 1 and knobs.processes > host.cpus_visible():
+            refuse(
+                "processes",
+                knobs.processes,
+                f"only {host.cpus_visible()} CPUs are visible: ranks would share one",
+            )
+        return found
+
+    def open(self, knobs: Knobs, world: World) -> Device:
+        """Open the host's processors with this rank's share of the threads."""
+        return CpuDevice(threads_per_rank(knobs))
+
+    def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
+        """Give inductor a folder of its own."""
+        if knobs.compile != "inductor":
+            return None
+        return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
+
+
+def threads_per_rank(knobs: Knobs) -> int:
+    """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
+    if knobs.threads is not None:
+        return knobs.threads
+    return max(1, host.cpus_visible() // knobs.processes)
+
+
+class CpuDevice(Device):
+    """The working half: work is done when a call returns, so the fence has nothing to wait for."""
+
+    process_group: ClassVar[str | None] = "gloo"
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        from bench.backends.dynamo import DynamoCounter
+
+        torch.set_num_threads(threads)
+        self.torch_device = torch.device("cpu")
+        self._dynamo = DynamoCounter()
+
+    def fence(self) -> None:
+        """Return at once: eager CPU operators are synchronous."""
+
+    def feed(self, batches: Iterable[Any], knobs: Knobs) -> Iterator[Any]:
+        """Hand out host batches as they are."""
+        return iter(batches)
+
+    def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
+        """Autocast the forward pass to bfloat16 for amp-bf16."""
+        import torch
+
+        if knobs.precision == "amp-bf16":
+            return torch.autocast("cpu", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def counters(self) -> Counters:
+        """Count compilations by dynamo; eager operators are not executions of a graph."""
+        return Counters(compiles=self._dynamo.compiles, compile_s=self._dynamo.seconds)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the process's peak resident memory: the host is the device."""
+        return host.peak_rss_bytes()
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Read the thread counts back from torch."""
+        import torch
+
+        return {"device": "cpu", "threads": torch.get_num_threads()}
+
+    def close(self) -> None:
+        """Stop counting compilations."""
+        self._dynamo.close()

@@ -1,0 +1,45 @@
+"""What the audit sees of a launch; torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from bench.scenarios.schema import Knobs
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One rank's figures of a launch, taken before any diagnostic pass disturbed them."""
+
+    knobs: Knobs
+    window_s: tuple[float, ...]
+    """Clean windows, fence to fence. Unit: seconds."""
+    residual_s: tuple[float, ...]
+    """After each window: extra time of the first read of an updated parameter. Unit: seconds."""
+    voided_windows: int
+    windows_exhausted: bool
+    """Compilations never stopped, and the launch kept fewer windows than planned."""
+    steady: bool
+    steady_reason: str
+    micro_batches: int
+    """Issued while windows were measured, voided ones included."""
+    samples: int
+    batch_sizes: frozenset[int]
+    updates: int | None
+    """Optimizer updates over the same time, by the optimizer's own hook; null: inference."""
+    executions: int | None
+    """Graph executions inside the clean windows; null: the device does not execute graphs."""
+    expected_executions: int | None
+    """What the settings imply for the same windows; null as above."""
+    fallbacks: Mapping[str, int]
+    moved_share: float | None
+    """Share of trainable tensors that differ from their first values; null: inference."""
+    loss_first: float | None
+    loss_last: float | None
+    collectives: str | None
+    """Evidence of the all-reduce probe; null: one process."""
+    asked: Mapping[str, JsonValue] = field(default_factory=dict)
+    actual: Mapping[str, JsonValue] = field(default_factory=dict)

@@ -1,0 +1,118 @@
+"""What was asked for and what really runs, setting by setting, read back from the built objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+
+from bench.backends.base import Device
+from bench.scenarios.schema import Knobs
+from bench.workload import optimizers
+from bench.workload.engines import Engine
+from bench.workload.step import Step, TrainStep
+
+_ASKED_ALWAYS = (
+    "task",
+    "engine",
+    "processes",
+    "precision",
+    "compile",
+    "batch_size",
+    "channels_last",
+)
+_ASKED_TRAINING = (
+    "optimizer",
+    "optimizer_impl",
+    "learning_rate",
+    "weight_decay",
+    "momentum",
+    "gradient_accumulation",
+    "activation_checkpointing",
+)
+
+
+def asked(knobs: Knobs) -> dict[str, JsonValue]:
+    """Return the settings that `actual` can read back, as the case asks for them."""
+    names = _ASKED_ALWAYS + (_ASKED_TRAINING if knobs.task == "train" else ())
+    wanted: dict[str, JsonValue] = {name: getattr(knobs, name) for name in names}
+    if knobs.threads is not None:
+        wanted["threads"] = knobs.threads
+    return wanted
+
+
+def actual(
+    knobs: Knobs,
+    *,
+    device: Device,
+    engine: Engine,
+    model: torch.nn.Module,
+    step: Step,
+    proven: dict[str, JsonValue],
+) -> dict[str, JsonValue]:
+    """Return what runs. Call it after steps were made and outside any window.
+
+    Args:
+        knobs: Only tells which settings have a counterpart to look at.
+        device: Where it runs.
+        engine: Who drives it.
+        model: The model as it lies on the device, without wrappers.
+        step: The step that ran.
+        proven: What the device proved by computing (`Device.prove`).
+    """
+    found: dict[str, JsonValue] = {
+        "task": "train" if isinstance(step, TrainStep) else "infer",
+        "precision": _precision(device, knobs, model, proven),
+        "compile": _compilation(step, knobs),
+        "batch_size": min(step.batch_sizes) if len(step.batch_sizes) == 1 else None,
+        "channels_last": _is_channels_last(model, knobs),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameter_types": ", ".join(
+            sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+        ),
+    }
+    found |= engine.describe_actual()
+    found |= device.describe()
+    if isinstance(step, TrainStep):
+        found |= optimizers.describe_actual(step.optimizer)
+        updates = step.counter.updates
+        found["gradient_accumulation"] = step.micro_batches // updates if updates else None
+        found["activation_checkpointing"] = bool(
+            getattr(model, "grad_checkpointing", knobs.activation_checkpointing)
+        )
+    return found | {k: v for k, v in proven.items() if k not in found}
+
+
+def _precision(
+    device: Device, knobs: Knobs, model: torch.nn.Module, proven: dict[str, JsonValue]
+) -> str | None:
+    if "precision" in proven:
+        return str(proven["precision"])
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if types == {torch.bfloat16}:
+        return "bf16"
+    if types != {torch.float32}:
+        return None
+    with device.autocast(knobs):
+        square = torch.ones((8, 8), device=device.torch_device)
+        product = square @ square
+    return {torch.float32: "fp32", torch.bfloat16: "amp-bf16"}.get(product.dtype)
+
+
+def _compilation(step: Step, knobs: Knobs) -> str:
+    compiled: Any = step.module
+    if not isinstance(compiled, torch._dynamo.OptimizedModule):
+        return "none"
+    # The wrapper alone proves nothing: dynamo may have given every frame back to Python.
+    frames = torch._dynamo.utils.counters["frames"]["ok"]
+    return knobs.compile if frames > 0 else "none"
+
+
+def _is_channels_last(model: torch.nn.Module, knobs: Knobs) -> bool:
+    images = [p for p in model.parameters() if p.dim() == 4]  # noqa: PLR2004 - NCHW
+    if not images:
+        return knobs.channels_last
+    return any(
+        p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in images
+    )

@@ -1,0 +1,63 @@
+"""Building the work of a case on an opened device: model, engine, data, optimizer, step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue
+
+from bench.backends.base import Device, World
+from bench.worker.job import Job
+from bench.workload import data, engines, models, optimizers
+from bench.workload.engines import Engine
+from bench.workload.step import InferStep, MovedParameters, Step, TrainStep
+
+
+@dataclass(frozen=True)
+class Built:
+    """A workload on its device, ready to step."""
+
+    step: Step
+    model: torch.nn.Module
+    """Without wrappers."""
+    engine: Engine
+    moved: MovedParameters | None
+    """Null for inference."""
+    proven: dict[str, JsonValue]
+    """What the device proved by computing."""
+    image_size: int
+    """Unit: pixels."""
+
+
+def build(job: Job, world: World, device: Device) -> Built:
+    """Build everything that the step needs.
+
+    Ranks share the seed of the weights and differ in the seed of their data.
+
+    Raises:
+        bench.workload.errors.BadCase: the case names something that does not exist.
+        bench.backends.base.Unsupported: the device or model cannot honour a knob.
+    """
+    knobs = job.case.knobs
+    device.seed(job.seed)
+    proven = device.prove(knobs)
+    source = models.build(knobs)
+    model = device.place(source.module, knobs)
+    engine = engines.make(knobs, world)
+    module = device.compile(engine.prepare(model), knobs)
+    data_seed = job.seed + world.rank
+    if knobs.data.source == "device":
+        batches = device.feed(
+            data.resident(knobs, source.image_size, data_seed, device.torch_device), knobs
+        )
+    else:
+        batches = device.feed(data.loader(knobs, source.image_size, data_seed), knobs)
+    step: Step
+    if knobs.task == "train":
+        optimizer = optimizers.build(knobs, model.parameters())
+        step = TrainStep(device, module, batches, knobs, engine=engine, optimizer=optimizer)
+    else:
+        step = InferStep(device, module, batches, knobs)
+    moved = MovedParameters(model) if knobs.task == "train" else None
+    return Built(step, model, engine, moved, proven, source.image_size)

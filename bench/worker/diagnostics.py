@@ -1,0 +1,100 @@
+"""The diagnostic pass: why the number is what it is. It never contributes to a throughput."""
+
+from __future__ import annotations
+
+from bench.backends.base import Device
+from bench.measure import diagnose
+from bench.measure.alignment import Alignment
+from bench.measure.target import WALL_CLOCK, Peers, timed_advance
+from bench.results.record import Diagnostics, Latency
+from bench.scenarios.schema import DataKnobs, Knobs
+from bench.worker.building import Built
+from bench.workload import data
+from bench.workload.step import TimedBatches
+
+_LATENCY_STEPS = 200
+_TWIN_WARM_UP_PERIODS = 4
+
+
+def run(
+    knobs: Knobs,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    *,
+    periods: int,
+    budget_s: float,
+    seed: int,
+    peers: Peers,
+) -> Diagnostics:
+    """Measure the loader's share, the doubling witness, latencies and the device-resident twin.
+
+    Args:
+        knobs: Of the case.
+        built: Its workload, at a window edge.
+        device: Where it runs.
+        alignment: The rhythm of the case.
+        periods: Length of a block: that of a headline window.
+        budget_s: What latencies may take. Unit: seconds.
+        seed: Of the twin's batches.
+        peers: The other ranks.
+    """
+    step = built.step
+    skipped: list[str] = []
+    ratio = diagnose.doubling(step, alignment, periods, peers=peers)
+    share: float | None = None
+    twin: float | None = None
+    if knobs.data.source == "device":
+        skipped.append("loader share and device twin: the batches lie on the device already")
+    else:
+        timed = TimedBatches(step.batches)
+        step.batches = timed
+        share = diagnose.loader_share(step, alignment, periods, timed, peers=peers)
+    latency: Latency | None = None
+    if knobs.task == "infer":
+        try:
+            times = diagnose.latencies(step, alignment, _LATENCY_STEPS, budget_s, peers=peers)
+            latency = diagnose.latency(times)
+        except diagnose.NoSingleStep as reason:
+            skipped.append(str(reason))
+    if knobs.data.source != "device":
+        twin = _twin(knobs, built, device, alignment, periods, seed, peers)
+    return Diagnostics(
+        loader_wait_share=share,
+        device_twin_samples_per_s=twin,
+        doubling_ratio=ratio,
+        latency=latency,
+        skipped=skipped,
+    )
+
+
+def _twin(
+    knobs: Knobs,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    periods: int,
+    seed: int,
+    peers: Peers,
+) -> float:
+    """Return samples/s of the same step over batches that lie on the device, over all ranks.
+
+    The last thing a launch does: its loader is gone afterwards.
+    """
+    step = built.step
+    resident_knobs = knobs.model_copy(update={"data": DataKnobs(source="device")})
+    pool = data.resident(resident_knobs, built.image_size, seed, device.torch_device)
+    step.batches = device.feed(pool, resident_knobs)
+    # The new feed counts its batches from 0, so the first graph is short again.
+    step.advance(alignment.lead_in)
+    step.fence()
+    for _ in range(_TWIN_WARM_UP_PERIODS):
+        compiles = step.compiles()
+        step.advance(alignment.period)
+        step.fence()
+        if not peers.any(step.compiles() > compiles):
+            break
+    peers.barrier()
+    micro_batches = periods * alignment.period
+    seconds = peers.most(timed_advance(step, micro_batches, WALL_CLOCK))
+    return micro_batches * knobs.batch_size * knobs.processes / seconds

@@ -1,0 +1,38 @@
+"""Progress from a rank to its parent: one JSON line per event on an inherited pipe."""
+
+from __future__ import annotations
+
+import os
+
+from bench.results.record import Phase
+from bench.worker.job import EVENTS_VARIABLE, Event
+
+
+class Events:
+    """Sends events, and remembers the phase for a failure's report."""
+
+    def __init__(self, rank: int) -> None:
+        self.phase = Phase.START
+        self._rank = rank
+        descriptor = os.environ.get(EVENTS_VARIABLE)
+        self._descriptor = int(descriptor) if descriptor is not None else None
+
+    def enter(self, phase: Phase) -> None:
+        """Say that a phase begins."""
+        self.phase = phase
+        self.tell()
+
+    def tell(
+        self,
+        done: int | None = None,
+        total: int | None = None,
+        samples_per_s: float | None = None,
+    ) -> None:
+        """Say how far the phase is. Never called inside a window."""
+        if self._descriptor is None:
+            return
+        event = Event(
+            rank=self._rank, phase=self.phase, done=done, total=total, samples_per_s=samples_per_s
+        )
+        line = event.model_dump_json(exclude_none=True) + "\n"
+        os.write(self._descriptor, line.encode())

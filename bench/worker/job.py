@@ -1,0 +1,88 @@
+"""What passes between the parent and the ranks of a launch; torch-free, so that both can read it.
+
+The parent writes one `Job` for all ranks. Ranks send `Event` lines over a pipe while they run, and
+leave behind either the launch (rank 0) or a `Failure` each.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bench.backends.base import Probe, Refusal
+from bench.results.record import Phase
+from bench.scenarios.schema import Case, Strict
+
+JOB_VARIABLE = "BENCH_JOB"
+EVENTS_VARIABLE = "BENCH_EVENTS_FD"
+PARENT_VARIABLE = "BENCH_PARENT_PID"
+
+JOB_FILE = "job.json"
+RESULT_FILE = "launch.json"
+RENDEZVOUS_FILE = "rendezvous"
+
+
+def failure_file(folder: Path, rank: int) -> Path:
+    """Return where a rank that fails says why."""
+    return folder / f"failure-{rank}.json"
+
+
+def log_file(folder: Path, rank: int) -> Path:
+    """Return where the output of a rank goes."""
+    return folder / f"rank-{rank}.log"
+
+
+class Job(Strict):
+    """One launch of one case."""
+
+    case: Case
+    backend: str
+    probe: Probe
+    index: int
+    seed: int
+    session: str
+    round: int
+    diagnose: bool
+    cache: Literal["cold", "warm", "none"]
+    folder: str
+    """Of this launch alone: logs, rendezvous, result and failures."""
+
+
+class FailureKind(enum.StrEnum):
+    """What a rank knows about its own end; the parent judges over all ranks."""
+
+    BAD_CASE = "bad_case"
+    UNSUPPORTED = "unsupported"
+    OUT_OF_MEMORY = "out_of_memory"
+    COMPILE = "compile"
+    NOT_FINITE = "not_finite"
+    PEER = "peer"
+    """The rank failed because another one had gone."""
+    EXCEPTION = "exception"
+
+
+class Failure(Strict):
+    """Why one rank could not finish."""
+
+    rank: int
+    kind: Annotated[FailureKind, Field(strict=False)]
+    phase: Annotated[Phase, Field(strict=False)]
+    message: str
+    refusal: Refusal | None = None
+    time: float
+    """Seconds since the epoch, to tell who failed first."""
+
+
+class Event(Strict):
+    """A line on the events pipe."""
+
+    rank: int
+    phase: Annotated[Phase, Field(strict=False)]
+    done: int | None = None
+    """Windows finished in phase measure; steps in phase warm_up."""
+    total: int | None = None
+    samples_per_s: float | None = None
+    """Running estimate of this launch, over all ranks."""

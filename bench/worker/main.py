@@ -1,0 +1,124 @@
+"""The entry of a rank: reads its job, runs the launch, and leaves either a result or a failure.
+
+Started as `python -m bench.worker.main` with the job's path in the environment. Whatever happens,
+the rank says why it ended; what it cannot say (a kill, a hang) the parent finds out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from bench.backends.base import Unsupported, World
+from bench.results.record import Launch, Phase
+from bench.worker import lifeline
+from bench.worker.events import Events
+from bench.worker.job import (
+    JOB_VARIABLE,
+    RESULT_FILE,
+    Failure,
+    FailureKind,
+    Job,
+    failure_file,
+)
+from bench.workload.errors import BadCase
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_PEER_WORDS = ("connection closed by peer", "connection reset by peer", "timed out waiting")
+_COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch_xla._dynamo")
+
+
+def main() -> None:
+    """Run one rank of the launch that the environment names."""
+    lifeline.hold()
+    job = Job.model_validate_json(Path(os.environ[JOB_VARIABLE]).read_bytes())
+    world = World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )
+    code = 0
+    try:
+        launch = run_rank(job, world, Events(world.rank))
+    except RankFailed:
+        code = 1
+    else:
+        if launch is not None:
+            write_atomically(Path(job.folder) / RESULT_FILE, launch.model_dump_json(by_alias=True))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Loader and runtime threads of some backends never end by themselves.
+    os._exit(code)
+
+
+class RankFailed(Exception):  # noqa: N818 - the failure itself has been written
+    """This rank could not finish, and has left its failure behind."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def run_rank(job: Job, world: World, events: Events) -> Launch | None:
+    """Run the launch on this rank; returns it on rank 0 and null elsewhere.
+
+    Raises:
+        RankFailed: after the reason was written into the job's folder and onto stderr.
+    """
+    try:
+        events.enter(Phase.IMPORT)
+        begin = time.perf_counter()
+        from bench.worker import session
+
+        return session.run(job, world, events, time.perf_counter() - begin)
+    except Exception as error:
+        traceback.print_exc()
+        failure = describe(error, world.rank, events.phase)
+        write_atomically(failure_file(Path(job.folder), world.rank), failure.model_dump_json())
+        raise RankFailed(failure) from error
+
+
+def describe(error: Exception, rank: int, phase: Phase) -> Failure:
+    """Return what a rank knows about its own end."""
+    text = f"{type(error).__name__}: {error}"
+    return Failure(
+        rank=rank,
+        kind=_kind(error, text.lower()),
+        phase=phase,
+        message=str(error) if isinstance(error, BadCase) else _first_lines(text),
+        refusal=error.refusal if isinstance(error, Unsupported) else None,
+        time=time.time(),
+    )
+
+
+def _kind(error: Exception, text: str) -> FailureKind:
+    if isinstance(error, BadCase):
+        return FailureKind.BAD_CASE
+    if isinstance(error, Unsupported):
+        return FailureKind.UNSUPPORTED
+    if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):
+        return FailureKind.OUT_OF_MEMORY
+    if any(words in text for words in _PEER_WORDS):
+        return FailureKind.PEER
+    if type(error).__module__.startswith(_COMPILER_MODULES):
+        return FailureKind.COMPILE
+    return FailureKind.EXCEPTION
+
+
+def _first_lines(text: str, lines: int = 3, characters: int = 400) -> str:
+    kept = " ".join(line.strip() for line in text.splitlines()[:lines] if line.strip())
+    return kept if len(kept) <= characters else kept[: characters - 1] + "…"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is either whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

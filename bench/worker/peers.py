@@ -1,0 +1,99 @@
+"""The ranks of a launch: joining them, proving that their collectives are real, and agreeing.
+
+The control plane is gloo on host tensors, whatever carries the gradients.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bench.backends.base import Device, World
+from bench.worker.job import RENDEZVOUS_FILE
+
+_JOIN_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+class CollectivesNotRealError(RuntimeError):
+    """The ranks do not form the world that was asked for, or their all-reduce does not add up."""
+
+
+def world_from_environment() -> World:
+    """Return this process's place, as our launcher or torchrun sets it."""
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )
+
+
+def join(world: World, device: Device, folder: Path) -> None:
+    """Initialise the default process group: by a file of ours, or by torchrun's environment."""
+    if device.process_group is None:
+        raise CollectivesNotRealError(f"the device {device.torch_device} has no process group")
+    where = (
+        "env://" if "TORCHELASTIC_RUN_ID" in os.environ else f"file://{folder / RENDEZVOUS_FILE}"
+    )
+    dist.init_process_group(
+        device.process_group,
+        init_method=where,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=_JOIN_TIMEOUT,
+    )
+
+
+class DistPeers:
+    """Decisions of all ranks, over a gloo group of host tensors."""
+
+    def __init__(self, world: World, device: Device) -> None:
+        self._world = world
+        shared = device.process_group == "gloo"
+        self._group: Any = None if shared else dist.new_group(backend="gloo")
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any rank raises the flag."""
+        return self.most(1.0 if flag else 0.0) > 0
+
+    def most(self, value: float) -> float:
+        """Return the largest value over the ranks."""
+        tensor = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
+        return float(tensor[0])
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        # An all-reduce, since gloo's own barrier does not time out on a lost peer as quickly.
+        self.most(0.0)
+
+    def gather(self, item: Any) -> list[Any] | None:
+        """Return every rank's item on rank 0, in rank order; null elsewhere."""
+        items: list[Any] | None = [None] * self._world.size if self._world.rank == 0 else None
+        dist.gather_object(item, items, dst=0, group=self._group)
+        return items
+
+
+def prove_collectives(world: World, device: Device) -> str:
+    """Check on the device's own process group that an all-reduce adds over all ranks.
+
+    Returns:
+        The evidence, in words.
+
+    Raises:
+        CollectivesNotRealError: the world or the sum is not what it must be.
+    """
+    size = dist.get_world_size()
+    tensor = torch.full((1,), float(world.rank + 1), device=device.torch_device)
+    dist.all_reduce(tensor)
+    device.fence()
+    expected = world.size * (world.size + 1) / 2
+    found = float(tensor.cpu()[0])
+    evidence = f"world {size} of {world.size}, all-reduce of rank + 1 gives {found:g}"
+    if size != world.size or found != expected:
+        raise CollectivesNotRealError(f"{evidence}, expected {expected:g}")
+    return evidence

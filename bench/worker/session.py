@@ -1,0 +1,191 @@
+"""A launch from start to end, on every rank; rank 0 gathers the others and returns the launch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.audit.checks import audit
+from bench.backends import host, registry
+from bench.backends.base import Device, World
+from bench.measure.alignment import Alignment
+from bench.measure.target import ALONE, Peers
+from bench.results.record import (
+    Check,
+    CheckResult,
+    Compilation,
+    Diagnostics,
+    Launch,
+    Phase,
+    Phases,
+)
+from bench.worker import building, diagnostics, headline
+from bench.worker.building import Built
+from bench.worker.events import Events
+from bench.worker.headline import Headline
+from bench.worker.job import Job
+from bench.worker.peers import DistPeers, join, prove_collectives
+from bench.worker.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank contributes; sent to rank 0 over the control plane."""
+
+    window_s: list[float]
+    peak_memory_bytes: int | None
+    host_peak_rss_bytes: int
+    checks: list[Check]
+    fallbacks: dict[str, int]
+
+
+def run(job: Job, world: World, events: Events, import_s: float) -> Launch | None:
+    """Measure one launch.
+
+    Args:
+        job: The launch.
+        world: This process's place.
+        events: Where progress goes.
+        import_s: What importing torch took. Unit: seconds.
+
+    Returns:
+        The launch on rank 0, null elsewhere.
+    """
+    case, started = job.case, datetime.now(UTC)
+    backend = registry.get(job.backend)
+    events.enter(Phase.BUILD)
+    begin = time.perf_counter()
+    device = backend.open(case.knobs, world)
+    peers, collectives = _meet(world, device, Path(job.folder))
+    alignment = Alignment(
+        batches_per_execution=case.knobs.loader.batches_per_execution,
+        gradient_accumulation=case.knobs.gradient_accumulation,
+        first_cut=backend.first_cut(case.knobs),
+    )
+    with device.checkpointing():
+        built = building.build(job, world, device)
+        build_s = time.perf_counter() - begin
+        reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
+        found = headline.measure(
+            case, built, device, alignment, backend.prefetched(case.knobs), peers, reporter
+        )
+        evidence = headline.evidence_of(case, built, device, found, collectives)
+        report = RankReport(
+            window_s=found.measured.window_s,
+            peak_memory_bytes=device.peak_memory_bytes(),
+            host_peak_rss_bytes=host.peak_rss_bytes(),
+            checks=audit(evidence),
+            fallbacks=found.fallbacks(),
+        )
+        diagnosed, diagnose_s = _diagnose(
+            job, world, device, built, alignment, found, peers, events
+        )
+    events.enter(Phase.REPORT)
+    reports = peers.gather(report) if isinstance(peers, DistPeers) else [report]
+    device.close()
+    if reports is None:
+        return None
+    phases = Phases(
+        import_s=import_s,
+        build_s=build_s,
+        first_step_s=found.first_step_s,
+        warm_up_s=found.warm.seconds,
+        measure_s=found.measure_s,
+        diagnose_s=diagnose_s,
+    )
+    return Launch(
+        index=job.index,
+        seed=job.seed,
+        session=job.session,
+        round=job.round,
+        started=started.isoformat(timespec="seconds"),
+        phases=phases,
+        micro_batches_per_window=found.measured.micro_batches_per_window,
+        steps_per_window=found.measured.steps_per_window,
+        samples_per_window=found.measured.micro_batches_per_window
+        * case.knobs.batch_size
+        * world.size,
+        window_s=[r.window_s for r in reports],
+        voided_windows=found.measured.voided,
+        dropped_windows=found.measured.dropped,
+        warm_up_steps=found.warm.steps,
+        steady=found.warm.steady,
+        compilation=Compilation(
+            count=found.after.compiles, seconds=found.after.compile_s, cache=job.cache
+        ),
+        executions=found.measured.executions,
+        expected_executions=found.measured.expected_executions,
+        fallbacks=_summed([r.fallbacks for r in reports]),
+        fence_residual_s=found.measured.residual_s,
+        peak_memory_bytes=_largest([r.peak_memory_bytes for r in reports]),
+        host_peak_rss_bytes=max(r.host_peak_rss_bytes for r in reports),
+        loss_first=found.loss_first,
+        loss_last=found.loss_last,
+        noise=found.noise,
+        audit=worst_of([r.checks for r in reports]),
+        diagnostics=diagnosed,
+        actual=dict(evidence.actual),
+    )
+
+
+def worst_of(ranks: list[list[Check]]) -> list[Check]:
+    """Fold the checks of all ranks: a failure on any rank is the launch's, and names the rank."""
+    folded = []
+    for checks in zip(*ranks, strict=True):
+        failed = [(r, c) for r, c in enumerate(checks) if c.result is CheckResult.FAIL]
+        if failed and len(ranks) > 1:
+            rank, check = failed[0]
+            folded.append(check.model_copy(update={"evidence": f"rank {rank}: {check.evidence}"}))
+        else:
+            folded.append(failed[0][1] if failed else checks[0])
+    return folded
+
+
+def _meet(world: World, device: Device, folder: Path) -> tuple[Peers, str | None]:
+    if world.size == 1:
+        return ALONE, None
+    join(world, device, folder)
+    evidence = prove_collectives(world, device)
+    return DistPeers(world, device), evidence
+
+
+def _diagnose(
+    job: Job,
+    world: World,
+    device: Device,
+    built: Built,
+    alignment: Alignment,
+    found: Headline,
+    peers: Peers,
+    events: Events,
+) -> tuple[Diagnostics | None, float | None]:
+    if not job.diagnose:
+        return None, None
+    events.enter(Phase.DIAGNOSE)
+    begin = time.perf_counter()
+    diagnosed = diagnostics.run(
+        job.case.knobs,
+        built,
+        device,
+        alignment,
+        periods=found.measured.micro_batches_per_window // alignment.period,
+        budget_s=job.case.measure.budget_s / job.case.measure.launches,
+        seed=job.seed + world.rank,
+        peers=peers,
+    )
+    return diagnosed, time.perf_counter() - begin
+
+
+def _largest(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known, default=None)
+
+
+def _summed(counts: list[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)

@@ -1,0 +1,1 @@
+"""What runs on a device: models, data, engines and the step. Imports torch; worker only."""

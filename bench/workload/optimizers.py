@@ -1,0 +1,79 @@
+"""Building the optimizer a case names, and counting its updates independently of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+
+from bench.backends.base import Unsupported
+from bench.scenarios.schema import Knobs
+
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+_IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
+    "auto": {},
+    "for-loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+
+
+def build(knobs: Knobs, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Build the optimizer over the trainable parameters.
+
+    Raises:
+        Unsupported: torch refuses the implementation on this device.
+    """
+    if knobs.optimizer is None or knobs.optimizer_impl is None:
+        raise ValueError("a training case has an optimizer: the schema fills it")
+    arguments: dict[str, Any] = {"lr": knobs.learning_rate, "weight_decay": knobs.weight_decay}
+    if knobs.momentum is not None:
+        arguments["momentum"] = knobs.momentum
+    arguments |= _IMPLEMENTATIONS[knobs.optimizer_impl]
+    trainable = [p for p in parameters if p.requires_grad]
+    try:
+        return _CLASSES[knobs.optimizer](trainable, **arguments)
+    except RuntimeError as error:
+        raise Unsupported("optimizer_impl", knobs.optimizer_impl, str(error)) from error
+
+
+class UpdateCounter:
+    """Counts updates through the optimizer's own hook, apart from the loop that asks for them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.updates = 0
+        optimizer.register_step_post_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.updates += 1
+
+
+def describe_actual(optimizer: torch.optim.Optimizer) -> dict[str, JsonValue]:
+    """Return the update rule and its implementation as the optimizer holds them.
+
+    `auto` means that the optimizer holds no choice and torch makes its own at every update.
+    """
+    group = optimizer.param_groups[0]
+    foreach, fused = group.get("foreach"), group.get("fused")
+    if fused:
+        implementation = "fused"
+    elif foreach:
+        implementation = "foreach"
+    elif foreach is False:
+        implementation = "for-loop"
+    else:
+        implementation = "auto"
+    names: dict[type, str] = {cls: name for name, cls in _CLASSES.items()}
+    return {
+        "optimizer": names.get(type(optimizer), type(optimizer).__name__),
+        "optimizer_impl": implementation,
+        "learning_rate": float(group["lr"]),
+        "weight_decay": float(group["weight_decay"]),
+        "momentum": float(group["momentum"]) if "momentum" in group else None,
+    }

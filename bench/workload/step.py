@@ -1,0 +1,218 @@
+"""The step itself: what `advance` issues between two fences, for training and for inference.
+
+It counts what it is given (samples, batches) and never looks at a clock; the one exception is the
+loader timer, which is switched on in the diagnostic pass only. Nothing here waits for the device,
+reads a value or prints.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from bench.backends.base import Device
+from bench.scenarios.schema import Knobs
+from bench.workload.data import Batch
+from bench.workload.engines import Engine
+from bench.workload.optimizers import UpdateCounter
+
+
+class TimedBatches:
+    """Adds up the time spent waiting for the next batch. Unit: seconds."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        before = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_s += time.perf_counter() - before
+        return batch
+
+    def wait_s(self) -> float:
+        """Return the time waited so far. Unit: seconds."""
+        return self.waited_s
+
+
+class Step(ABC):
+    """Issues micro-batches; the target that is measured."""
+
+    def __init__(
+        self, device: Device, module: torch.nn.Module, batches: Iterator[Batch], knobs: Knobs
+    ) -> None:
+        self._device = device
+        self.module = module
+        self._knobs = knobs
+        self.batches = batches
+        self.micro_batches = 0
+        self.samples = 0
+        self.batch_sizes: set[int] = set()
+        """Every batch size that came out of the loader."""
+        self._input_type = _floating_type(module)
+        self._witness = _smallest_parameter(module)
+
+    @abstractmethod
+    def advance(self, micro_batches: int) -> None:
+        """Issue so many micro-batches without waiting for any."""
+
+    @abstractmethod
+    def output(self) -> torch.Tensor | None:
+        """Return the tensor that holds the last loss (training) or output (inference)."""
+
+    def fence(self) -> None:
+        """Wait for everything issued."""
+        self._device.fence()
+
+    def compiles(self) -> int:
+        """Return how many compilations the device has counted so far."""
+        return self._device.counters().compiles
+
+    def executions(self) -> int | None:
+        """Return how many graphs the device has executed so far; null: it executes none."""
+        return self._device.counters().executions
+
+    def residual(self) -> float:
+        """Return the extra time of the first read of what the last update left. Unit: seconds.
+
+        The read is repeated at once: what remains after subtracting it is not the cost of the copy
+        but work that the fence did not wait for.
+        """
+        start = time.perf_counter()
+        self._read_witness()
+        first = time.perf_counter()
+        self._read_witness()
+        return max(0.0, (first - start) - (time.perf_counter() - first))
+
+    def _read_witness(self) -> None:
+        witness = self._depends_on_all_issued()
+        if witness is not None:
+            witness.detach().cpu()
+
+    def _depends_on_all_issued(self) -> torch.Tensor | None:
+        return self._witness
+
+    def _next(self) -> Batch:
+        images, labels = next(self.batches)
+        self.micro_batches += 1
+        size = images.shape[0]
+        self.samples += size
+        self.batch_sizes.add(size)
+        if images.dtype != self._input_type:
+            images = images.to(self._input_type)
+        if self._knobs.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+
+class TrainStep(Step):
+    """Forward, backward, and an update every `gradient_accumulation` micro-batches."""
+
+    def __init__(
+        self,
+        device: Device,
+        module: torch.nn.Module,
+        batches: Iterator[Batch],
+        knobs: Knobs,
+        *,
+        engine: Engine,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        super().__init__(device, module, batches, knobs)
+        self._engine = engine
+        self.optimizer = optimizer
+        self.counter = UpdateCounter(optimizer)
+        self._criterion = torch.nn.CrossEntropyLoss()
+        self._loss: torch.Tensor | None = None
+
+    def advance(self, micro_batches: int) -> None:
+        """Issue so many micro-batches, and the updates that fall among them."""
+        every = self._knobs.gradient_accumulation
+        for _ in range(micro_batches):
+            images, labels = self._next()
+            if self.micro_batches % every:
+                with self._engine.accumulate():
+                    self._backward(images, labels)
+                continue
+            self._backward(images, labels)
+            self._device.step_optimizer(self.optimizer)
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def output(self) -> torch.Tensor | None:
+        """Return the last micro-batch's loss, a scalar on the device."""
+        return self._loss
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        with self._device.autocast(self._knobs):
+            loss = self._criterion(self.module(images), labels)
+        scaled = loss / self._knobs.gradient_accumulation
+        scaled.backward()
+        self._loss = loss.detach()
+
+
+class InferStep(Step):
+    """One forward pass per micro-batch, without gradients."""
+
+    def __init__(
+        self, device: Device, module: torch.nn.Module, batches: Iterator[Batch], knobs: Knobs
+    ) -> None:
+        super().__init__(device, module, batches, knobs)
+        self._output: torch.Tensor | None = None
+
+    def advance(self, micro_batches: int) -> None:
+        """Issue so many forward passes."""
+        with torch.no_grad():
+            for _ in range(micro_batches):
+                images, _labels = self._next()
+                with self._device.autocast(self._knobs):
+                    self._output = self.module(images)
+
+    def output(self) -> torch.Tensor | None:
+        """Return the last output, of shape [batch, classes]."""
+        return self._output
+
+    def _depends_on_all_issued(self) -> torch.Tensor | None:
+        return self._output
+
+
+class MovedParameters:
+    """Remembers a sample of every trainable parameter, and tells how many tensors moved since."""
+
+    _SAMPLE = 256
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._before = self._sample()
+
+    def share(self) -> float:
+        """Return the share of trainable tensors that differ from the first sample."""
+        after = self._sample()
+        moved = sum(not torch.equal(a, b) for a, b in zip(self._before, after, strict=True))
+        return moved / len(after) if after else 0.0
+
+    def _sample(self) -> list[torch.Tensor]:
+        samples = []
+        for parameter in self._module.parameters():
+            if parameter.requires_grad:
+                flat = parameter.detach().cpu().flatten()
+                samples.append(flat[:: max(1, len(flat) // self._SAMPLE)].clone())
+        return samples
+
+
+def _floating_type(module: torch.nn.Module) -> torch.dtype:
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+def _smallest_parameter(module: torch.nn.Module) -> torch.Tensor | None:
+    trainable: list[Any] = [p for p in module.parameters() if p.requires_grad]
+    return min(trainable, key=lambda p: p.numel(), default=None)
