@@ -73,8 +73,7 @@ def fingerprint(
     return _digest(
         {
             "series": series,
-            "protocol": fields_of(knobs, Identity.PROTOCOL)
-            | fields_of(measure, Identity.PROTOCOL),
+            "protocol": fields_of(knobs, Identity.PROTOCOL) | fields_of(measure, Identity.PROTOCOL),
             "versions": dict(versions),
             "measurement": measurement,
         }

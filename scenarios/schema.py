@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import enum
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
+SMALLEST_PILOT = 3
+"""Launches that Stein's first stage needs for a variance worth the name."""
 
 
 class Identity(enum.Enum):
@@ -48,11 +59,13 @@ class Strict(BaseModel):
 def _fill(model: BaseModel, **defaults: Any) -> None:
     """Set what is null to its default without marking it as asked for.
 
-    A later rung or `--set` must be able to change what the default depends on.
+    A later rung or `--set` must be able to change what the default depends on. A null that was
+    written asks for the default, so it does not count as asked for either.
     """
     for name, value in defaults.items():
         if getattr(model, name) is None:
             model.__dict__[name] = value
+            model.__pydantic_fields_set__.discard(name)
 
 
 class DataKnobs(Strict):
@@ -175,7 +188,9 @@ class Knobs(Strict):
     @classmethod
     def _model_is_a_name(cls, value: str) -> str:
         if ":" in value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
-            raise ValueError("write a timm model name, or module:factory as in mypackage.nets:build")
+            raise ValueError(
+                "write a timm model name, or module:factory as in mypackage.nets:build"
+            )
         return value
 
     @model_validator(mode="after")
@@ -186,7 +201,9 @@ class Knobs(Strict):
             if self.optimizer == "sgd":
                 _fill(self, momentum=0.9)
             elif self.momentum is not None:
-                raise ValueError(f"momentum has no meaning for optimizer={self.optimizer}: remove it")
+                raise ValueError(
+                    f"momentum has no meaning for optimizer={self.optimizer}: remove it"
+                )
         else:
             self._refuse_training_knobs()
         if self.compile == "inductor":
@@ -207,7 +224,9 @@ class Knobs(Strict):
     def _refuse_training_knobs(self) -> None:
         for name in ("optimizer", "learning_rate", "weight_decay", "momentum", "optimizer_impl"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} has no meaning for task=infer: remove it or set it to null")
+                raise ValueError(
+                    f"{name} has no meaning for task=infer: remove it or set it to null"
+                )
         if self.gradient_accumulation != 1:
             raise ValueError("gradient_accumulation has no meaning for task=infer: set it to 1")
         if self.activation_checkpointing:
@@ -242,13 +261,15 @@ class Measure(Strict):
     """Warm-up that has found no steady state by then stops, and the row is suspect. Unit: seconds
     after the first step."""
     diagnostics: Annotated[bool, PROTOCOL] = True
-    """Run the diagnostic pass (loader share, device-resident twin, latencies) in the first launch."""
+    """Run the diagnostic pass (loader share, device-resident twin, latencies) in the first
+    launch."""
 
     @model_validator(mode="after")
     def _a_pilot_has_a_variance(self) -> Measure:
-        if self.precision_target is not None and self.launches < 3:
+        if self.precision_target is not None and self.launches < SMALLEST_PILOT:
             raise ValueError(
-                "precision_target needs a pilot of at least 3 launches: set launches >= 3"
+                f"precision_target needs a pilot of at least {SMALLEST_PILOT} launches: "
+                f"set launches >= {SMALLEST_PILOT}"
             )
         if self.max_launches < self.launches:
             raise ValueError("max_launches is below launches: raise it or lower launches")
@@ -275,6 +296,16 @@ class CaseEntry(Strict):
     remark: str | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What composition leaves behind for the messages of those who come later."""
+
+    place: str
+    """What the scenario is called in messages: its file, where it has one."""
+    referenced: frozenset[str] = frozenset()
+    """Keys whose value another key took by interpolation, once, for the whole scenario."""
+
+
 class Scenario(Knobs):
     """A scenario file after composition: the knobs, and the cases to make of them."""
 
@@ -288,6 +319,18 @@ class Scenario(Knobs):
     """Rungs, each on the one before unless it names another."""
     cases: list[CaseEntry] = []
     """Cases by name."""
+    _origin: Origin | None = PrivateAttr(default=None)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the scenario comes from; never a part of what is stored."""
+        return self._origin or Origin(f"scenario {self.name}")
+
+    def with_origin(self, origin: Origin) -> Scenario:
+        """Return the same scenario, knowing where it comes from."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
 
     @model_validator(mode="after")
     def _one_way_to_make_cases(self) -> Scenario:
