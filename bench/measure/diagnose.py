@@ -1,0 +1,161 @@
+"""The pass apart from the headline: what explains a throughput, and whether the clock saw the work.
+
+Nothing measured here enters a throughput. Every function starts and ends at a window edge, so that
+they can follow one another. It must not know how a loader or a device works.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from bench.measure.alignment import Alignment
+from bench.measure.target import ALONE, WALL_CLOCK, Clock, Peers, Target, timed_advance
+from bench.results.record import Latency
+
+
+class LoaderTimer(Protocol):
+    """A count of the time that the training loop waited for batches."""
+
+    def wait_s(self) -> float:
+        """Return the time spent in the loader's next() so far. Unit: seconds."""
+
+
+class Percentiles(NamedTuple):
+    """Nearest-rank percentiles, in the unit of the values; null where there are too few."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class NoSingleStep(Exception):  # noqa: N818 - a reason to skip, not an error
+    """The device executes several steps at once, so the time of one cannot be read."""
+
+    def __init__(self, steps_per_period: int) -> None:
+        super().__init__(
+            f"latency: {steps_per_period} steps run in one graph, so a single step has no time of "
+            "its own; set loader.batches_per_execution to 1"
+        )
+
+
+def doubling(
+    target: Target,
+    alignment: Alignment,
+    periods: int,
+    *,
+    clock: Clock = WALL_CLOCK,
+    peers: Peers = ALONE,
+) -> float:
+    """Return T(2K) / T(K) for K periods: 2 when the clock sees the work.
+
+    K runs before and after 2K and the two are averaged, so that a steady drift cancels. Times are
+    those of the slowest rank.
+
+    Raises:
+        ValueError: `periods` is below 1.
+    """
+    if periods < 1:
+        raise ValueError(f"periods={periods}: there is nothing to double")
+    micro_batches = periods * alignment.period
+    first = _block(target, micro_batches, clock, peers)
+    doubled = _block(target, 2 * micro_batches, clock, peers)
+    last = _block(target, micro_batches, clock, peers)
+    return 2 * doubled / (first + last)
+
+
+def loader_share(
+    target: Target,
+    alignment: Alignment,
+    periods: int,
+    loader: LoaderTimer,
+    *,
+    clock: Clock = WALL_CLOCK,
+    peers: Peers = ALONE,
+) -> float:
+    """Return the share of a block's time in which the loop waited for its loader.
+
+    Of several ranks, the one that waits longest.
+
+    Args:
+        target: A warm workload at a window edge, which draws from `loader`.
+        alignment: The rhythm of the case.
+        periods: Length of the block.
+        loader: The waiting time of this rank.
+        clock: Where the time is read.
+        peers: The other ranks.
+    """
+    target.fence()
+    peers.barrier()
+    waited = loader.wait_s()
+    seconds = timed_advance(target, periods * alignment.period, clock)
+    return peers.most((loader.wait_s() - waited) / seconds)
+
+
+def latencies(
+    target: Target,
+    alignment: Alignment,
+    steps: int,
+    budget_s: float,
+    *,
+    clock: Clock = WALL_CLOCK,
+    peers: Peers = ALONE,
+) -> list[float]:
+    """Return the times of single steps, each fenced. Unit: seconds.
+
+    Args:
+        target: A warm workload at a window edge.
+        alignment: The rhythm of the case.
+        steps: How many to time.
+        budget_s: No further step is begun after that time; at least one is timed. Unit: seconds.
+        clock: Where the time is read.
+        peers: The other ranks.
+
+    Raises:
+        NoSingleStep: a period holds more than one step.
+        ValueError: `steps` is below 1.
+    """
+    if alignment.steps_per_period != 1:
+        raise NoSingleStep(alignment.steps_per_period)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: there is nothing to time")
+    begin = clock.now()
+    times: list[float] = []
+    target.fence()
+    while len(times) < steps:
+        times.append(timed_advance(target, alignment.period, clock))
+        if peers.most(clock.now() - begin) >= budget_s:
+            break
+    return times
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Return the 50th, 95th and 99th percentile, each an observed value (nearest rank).
+
+    A percentile needs one value beyond it on average: 2 values for p50, 20 for p95, 100 for p99.
+    """
+    ordered = sorted(values)
+    return Percentiles(_rank(ordered, 50), _rank(ordered, 95), _rank(ordered, 99))
+
+
+def latency(seconds: Sequence[float]) -> Latency:
+    """Return the record's summary of fenced step times.
+
+    Args:
+        seconds: Single steps, in seconds; the summary is in milliseconds.
+    """
+    p50, p95, p99 = (None if p is None else 1e3 * p for p in percentiles(seconds))
+    return Latency(steps=len(seconds), p50_ms=p50, p95_ms=p95, p99_ms=p99)
+
+
+def _block(target: Target, micro_batches: int, clock: Clock, peers: Peers) -> float:
+    target.fence()
+    peers.barrier()
+    return peers.most(timed_advance(target, micro_batches, clock))
+
+
+def _rank(ordered: Sequence[float], percent: int) -> float | None:
+    if len(ordered) * (100 - percent) < 100:  # noqa: PLR2004 - one value beyond it
+        return None
+    return ordered[math.ceil(len(ordered) * percent / 100) - 1]
