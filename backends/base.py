@@ -148,6 +148,13 @@ class Device(ABC):
         """Make activation checkpointing work on this device while models are built and run."""
         yield
 
+    def keep(self, output: torch.Tensor) -> None:  # noqa: B027 - most devices compute at once
+        """Hold a result that nothing else depends on until the device has been told to compute it.
+
+        A device that builds graphs lazily drops what nobody holds when the graph is cut: the step
+        calls this with every output of inference, or all but the last are never computed.
+        """
+
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply one update."""
         optimizer.step()

@@ -1,0 +1,257 @@
+"""PyTorch/XLA: lazily built graphs on the host's processors (PJRT CPU) or on a TPU.
+
+The planning half. It never imports torch or torch_xla outside `probe` and `open`: importing
+torch_xla reads the environment and writes to it, so everything is decided before. It does not know
+how a graph is cut or waited for; that is the worker half, `bench.backends.xla_device`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from bench.backends import host
+from bench.backends.base import Backend, Device, Probe, Refusal, World
+from bench.scenarios.schema import Knobs
+
+LOADER_PREFETCH = 16
+DEVICE_PREFETCH = 8
+TRANSFER_THREADS = 1
+"""The device loader's own defaults in torch_xla 2.9, for what the knobs leave null."""
+
+_OLDEST = (2, 9)
+_KNOWN_DEVICES = ("CPU", "TPU")
+_REMEDY = 'install a matching pair with: pip install "accelbench[xla]"'
+_PCI = Path("/sys/bus/pci/devices")
+_GOOGLE, _ACCELERATOR_CLASS = "0x1ae0", "0x12"
+
+
+class XlaBackend(Backend):
+    """The planning half."""
+
+    name: ClassVar[str] = "xla"
+
+    def probe(self) -> Probe:
+        """Import torch_xla under the environment a case would get, and open its first device."""
+        if problem := _installation_problem():
+            return self._unavailable(*problem)
+        pjrt = os.environ.get("PJRT_DEVICE") or ("TPU" if _usable_tpu() else "CPU")
+        if pjrt not in _KNOWN_DEVICES:
+            return self._unavailable(
+                f"PJRT_DEVICE={pjrt} is a device that this adapter does not know",
+                f"unset PJRT_DEVICE, or set it to {' or '.join(_KNOWN_DEVICES)}",
+            )
+        os.environ.update(_device_environment(pjrt))
+        try:
+            import torch_xla
+            import torch_xla.core.xla_model as xm
+            import torch_xla.runtime as xr
+
+            kind = str(xm.xla_device_kind(torch_xla.device()))
+            flavour, count = str(xr.device_type()), int(xr.addressable_device_count())
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return self._unavailable(
+                f"torch_xla does not open a device with PJRT_DEVICE={pjrt}: {first_line}",
+                "unset PJRT_DEVICE to measure on the host's processors"
+                if pjrt != "CPU"
+                else _REMEDY,
+            )
+        on_cpu = flavour == "CPU"
+        return Probe(
+            backend=self.name,
+            available=True,
+            device_model=f"{host.cpu_model()} (PJRT CPU)" if on_cpu else kind,
+            device_count=count,
+            flavour=flavour,
+            preferred=5 if on_cpu else 50,
+            facts={"pjrt": flavour},
+            warnings=_warnings(flavour),
+        )
+
+    def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
+        """Choose the device, the type of a float32 and the size of the thread pool.
+
+        All of these are read once, when torch_xla is imported or its runtime starts.
+        """
+        pjrt = str(probe.facts["pjrt"])
+        chosen = _device_environment(pjrt) | {
+            "XLA_USE_BF16": "1" if knobs.precision == "bf16-env" else "0",
+            "XLA_DOWNCAST_BF16": "0",
+        }
+        if pjrt == "CPU":
+            # XLA's pool does not follow torch.set_num_threads or OMP_NUM_THREADS: its size is
+            # NPROC, else the number of visible CPUs.
+            threads = str(knobs.threads or host.cpus_visible())
+            chosen |= {"NPROC": threads, "OMP_NUM_THREADS": threads}
+        return chosen
+
+    def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
+        """Refuse what XLA does not do, does without being asked, or only seems to do."""
+        found: list[Refusal] = []
+
+        def refuse(knob: str, value: JsonValue, reason: str) -> None:
+            found.append(Refusal(knob=knob, value=value, reason=reason))
+
+        on_cpu = probe.facts.get("pjrt") == "CPU"
+        if knobs.compile == "inductor":
+            refuse(
+                "compile", "inductor", "inductor generates no code for XLA tensors; openxla does"
+            )
+        if knobs.processes > 1:
+            refuse("processes", knobs.processes, _WHY_ONE_PROCESS[on_cpu])
+        if knobs.engine == "ddp":
+            refuse("engine", "ddp", "ddp needs a process group, and one XLA process has none")
+        if knobs.optimizer_impl == "fused":
+            refuse("optimizer_impl", "fused", "torch has no fused update kernel for XLA tensors")
+        if knobs.channels_last:
+            refuse("channels_last", True, "XLA chooses the memory layout of every tensor itself")
+        if knobs.threads is not None and not on_cpu:
+            refuse("threads", knobs.threads, "the work runs on the TPU, not on host threads")
+        if knobs.data.pin_memory:
+            refuse("data.pin_memory", True, "transfers to an XLA device use no page-locked memory")
+        found += _loader_refusals(knobs)
+        return found
+
+    def open(self, knobs: Knobs, world: World) -> Device:
+        """Open the first XLA device of this process."""
+        from bench.backends.xla_device import XlaDevice
+
+        if world.size != 1:
+            raise ValueError(f"a world of {world.size} on xla: the plan refuses this")
+        return XlaDevice(knobs)
+
+    def first_cut(self, knobs: Knobs) -> int:
+        """Return one less than a later graph holds: the cut comes before batch N is handed out."""
+        return knobs.loader.batches_per_execution - 1
+
+    def prefetched(self, knobs: Knobs) -> int:
+        """Count the workers, both queues of the device loader, and what its threads hold."""
+        if knobs.data.source == "device":
+            return 0
+        loader = knobs.loader
+        on_device = loader.device_prefetch or DEVICE_PREFETCH
+        # A transfer thread collects as many host batches as the device queue holds and sends them
+        # together; one more batch is in the hand of the thread that reads the host loader.
+        in_transfer = (loader.transfer_threads or TRANSFER_THREADS) * on_device
+        queued = (loader.prefetch or LOADER_PREFETCH) + on_device + in_transfer + 1
+        return super().prefetched(knobs) + queued
+
+    def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
+        """Keep executables in `folder` on a TPU.
+
+        PJRT CPU writes such a cache and fails to load it: every launch compiles anew.
+        """
+        if probe.facts.get("pjrt") == "CPU":
+            return None
+        return {"XLA_PERSISTENT_CACHE_PATH": folder, "XLA_PERSISTENT_CACHE_READ_ONLY": "0"}
+
+    def _unavailable(self, reason: str, remedy: str) -> Probe:
+        return Probe(backend=self.name, available=False, reason=reason, remedy=remedy)
+
+
+_WHY_ONE_PROCESS = {
+    True: "processes on PJRT CPU do not communicate: each sees a world of one, and an all-reduce "
+    "returns its input without an error",
+    False: "no exchange of gradients between processes has been shown to be real on this device",
+}
+
+
+def _loader_refusals(knobs: Knobs) -> list[Refusal]:
+    found = []
+    if knobs.compile == "openxla" and knobs.loader.batches_per_execution > 1:
+        found.append(
+            Refusal(
+                knob="loader.batches_per_execution",
+                value=knobs.loader.batches_per_execution,
+                reason="with compile=openxla the compiled forward, backward and update are "
+                "executed as they are called: the later cut has nothing to gather",
+            )
+        )
+    if knobs.data.source == "device":
+        found += [
+            Refusal(
+                knob=f"loader.{name}",
+                value=value,
+                reason="with data.source=device every batch lies on the device already",
+            )
+            for name in ("prefetch", "device_prefetch", "transfer_threads")
+            if (value := getattr(knobs.loader, name)) is not None
+        ]
+    return found
+
+
+def _device_environment(pjrt: str) -> dict[str, str]:
+    if pjrt != "CPU":
+        return {"PJRT_DEVICE": pjrt}
+    return {
+        "PJRT_DEVICE": pjrt,
+        "CPU_NUM_DEVICES": "1",
+        # Installed plug-ins of other devices would be loaded, and may log or start a runtime.
+        "XLA_REGISTER_INSTALLED_PLUGINS": "0",
+        "XLA_PERSISTENT_CACHE_PATH": "",
+    }
+
+
+def _installation_problem() -> tuple[str, str] | None:
+    """Return why torch_xla cannot be imported here, with a remedy; null: nothing speaks against."""
+    if not sys.platform.startswith("linux"):
+        return "torch_xla is built for Linux only", "run it on Linux, or in a Linux container"
+    for package in ("torch", "torch_xla", "timm"):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed", _REMEDY
+    torch, torch_xla = (_installed(name) for name in ("torch", "torch_xla"))
+    if _minor(torch) != _minor(torch_xla):
+        return (
+            f"torch {torch} is installed beside torch_xla {torch_xla}: they share compiled code "
+            "and must be of the same minor version",
+            _REMEDY,
+        )
+    if _minor(torch_xla) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return f"torch_xla {torch_xla} is older than {oldest}, the oldest supported", _REMEDY
+    return None
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _usable_tpu(pci: Path = _PCI) -> bool:
+    return _has_tpu(pci) and _has_libtpu()
+
+
+def _has_tpu(pci: Path = _PCI) -> bool:
+    # Google's network cards have the same vendor number, so the device class decides.
+    for vendor in pci.glob("*/vendor"):
+        if vendor.read_text(encoding="ascii").strip() == _GOOGLE:
+            device_class = (vendor.parent / "class").read_text(encoding="ascii")
+            if device_class.startswith(_ACCELERATOR_CLASS):
+                return True
+    return False
+
+
+def _has_libtpu() -> bool:
+    return "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+
+
+def _warnings(flavour: str) -> list[str]:
+    if flavour == "CPU" and _has_tpu() and not _has_libtpu():
+        return [
+            "a TPU is attached and libtpu is not installed, so the host's processors are measured: "
+            "pip install 'torch_xla[tpu]'"
+        ]
+    return []

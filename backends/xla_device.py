@@ -1,0 +1,168 @@
+"""The working half of PyTorch/XLA: the fence that waits, the cut, the counters.
+
+Imported inside workers only, under the environment that the planning half chose: importing
+torch_xla fixes the device, the type of a float32 and the thread pool for the life of the process.
+It knows nothing of steps, windows or clocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch_xla
+import torch_xla.core.xla_model as xm
+import torch_xla.debug.metrics as met
+import torch_xla.runtime as xr
+from pydantic import JsonValue
+
+from bench.backends import xla_checkpointing
+from bench.backends.base import Counters, Device, Unsupported
+from bench.backends.xla_feed import HostFeed, ResidentFeed
+from bench.scenarios.schema import Knobs
+
+_SETTINGS = ("NPROC", "XLA_USE_BF16", "XLA_DOWNCAST_BF16", "XLA_FLAGS", "PJRT_CPU_ASYNC_CLIENT")
+_READ_BY_ITEM = "aten::_local_scalar_dense"
+"""What `.item()` counts as: a transfer that was asked for, not an operator that fell back."""
+_ROUNDED_BY_BF16 = 1.0 + 2.0**-10
+
+
+class XlaDevice(Device):
+    """The first XLA device of the process."""
+
+    def __init__(self, knobs: Knobs) -> None:
+        self.torch_device = torch_xla.device()
+        self._graph_per_cut = knobs.compile != "openxla"
+        self._feeds: list[HostFeed | ResidentFeed] = []
+        self._kept: list[torch.Tensor] = []
+        self._start = _read_counters()
+
+    def fence(self) -> None:
+        """Cut the graph, then wait for every execution.
+
+        `torch_xla.sync(wait=True)` returns once the work is dispatched; only `wait_device_ops`
+        waits for it to be done.
+        """
+        torch_xla.sync()
+        xm.wait_device_ops()
+        self._kept.clear()
+
+    def feed(self, batches: Iterable[Any], knobs: Knobs) -> Iterator[Any]:
+        """Send host batches through the device loader; cut before batch N, 2N, ... is handed out.
+
+        N is `loader.batches_per_execution`: the first graph holds N - 1 micro-batches.
+        """
+        feed: HostFeed | ResidentFeed
+        if knobs.data.source == "device":
+            feed = ResidentFeed(batches, knobs.loader, self._kept.clear)
+        else:
+            feed = HostFeed(batches, self.torch_device, knobs.loader, self._kept.clear)
+        self._feeds.append(feed)
+        return feed
+
+    def keep(self, output: torch.Tensor) -> None:
+        """Hold a result until the next cut: what nobody holds by then is not in the graph."""
+        self._kept.append(output)
+
+    def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
+        """Autocast the forward pass to bfloat16 for amp-bf16."""
+        if knobs.precision == "amp-bf16":
+            return torch.autocast("xla", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Give models torch_xla's checkpointing: torch's own fails on XLA tensors."""
+        with xla_checkpointing.patched():
+            yield
+
+    def counters(self) -> Counters:
+        """Read torch_xla's counters; exact after a fence.
+
+        With compile=openxla the number of executions is dynamo's own affair (several a step, and
+        their count may lag), so there is none to compare: null.
+        """
+        now, start = _read_counters(), self._start
+        return Counters(
+            compiles=now.compiles - start.compiles,
+            compile_s=(now.compile_s or 0.0) - (start.compile_s or 0.0),
+            executions=(
+                (now.executions or 0) - (start.executions or 0) if self._graph_per_cut else None
+            ),
+            fallbacks={
+                name: count - start.fallbacks.get(name, 0)
+                for name, count in now.fallbacks.items()
+                if count > start.fallbacks.get(name, 0)
+            },
+        )
+
+    def seed(self, seed: int) -> None:
+        """Seed torch's generator on the host and the device's own."""
+        torch.manual_seed(seed)
+        torch_xla.manual_seed(seed)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the runtime's peak; null where it keeps none, as on PJRT CPU."""
+        try:
+            return int(xm.get_memory_info(self.torch_device)["peak_bytes_used"])
+        except RuntimeError as error:
+            if "UNIMPLEMENTED" not in str(error):
+                raise
+            return None
+
+    def prove(self, knobs: Knobs) -> dict[str, JsonValue]:
+        """Send 1 + 2**-10 to the device and back: it comes back as 1 where float32 is bfloat16.
+
+        Raises:
+            Unsupported: float32 is not stored as the precision asks.
+        """
+        returned = float(torch.tensor([_ROUNDED_BY_BF16]).to(self.torch_device).cpu())
+        as_bf16 = returned != _ROUNDED_BY_BF16
+        if as_bf16 != (knobs.precision == "bf16-env"):
+            found = "bfloat16" if as_bf16 else "float32"
+            raise Unsupported(
+                "precision",
+                knobs.precision,
+                f"the device stores a float32 as {found} (1 + 2**-10 comes back as {returned}); "
+                f"XLA_USE_BF16 is {os.environ.get('XLA_USE_BF16', 'not set')}",
+            )
+        return {"float32_stored_as": "bfloat16" if as_bf16 else "float32"}
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Return what the runtime says of itself, and the settings it was started with."""
+        return {
+            "device": str(self.torch_device),
+            "pjrt": str(xr.device_type()),
+            "kind": str(xm.xla_device_kind(self.torch_device)),
+            "torch_xla": str(torch_xla.__version__),
+            **{name: os.environ.get(name) for name in _SETTINGS},
+        }
+
+    def close(self) -> None:
+        """Stop the loader threads.
+
+        The runtime has threads of its own that can hang at interpreter exit: the worker leaves by
+        `os._exit` once its result is written.
+        """
+        for feed in self._feeds:
+            feed.close()
+        self._feeds.clear()
+        self._kept.clear()
+
+
+def _read_counters() -> Counters:
+    compile_time = met.metric_data("CompileTime")
+    executions = met.metric_data("ExecuteTime")
+    return Counters(
+        compiles=met.counter_value("UncachedCompile") or 0,
+        compile_s=compile_time[1] / 1e9 if compile_time else 0.0,
+        executions=executions[0] if executions else 0,
+        fallbacks={
+            name: int(met.counter_value(name))
+            for name in met.counter_names()
+            if name.startswith("aten::") and name != _READ_BY_ITEM
+        },
+    )
