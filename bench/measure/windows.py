@@ -81,8 +81,7 @@ def plan_windows(measure: Measure, period_s: float) -> WindowPlan:
     periods = _whole(launch_s / measure.windows / period_s)
     if periods >= 1:
         return WindowPlan(periods_per_window=periods, windows=measure.windows)
-    windows = max(MIN_WINDOWS, min(measure.windows, _whole(launch_s / period_s)))
-    return WindowPlan(periods_per_window=1, windows=windows)
+    return WindowPlan(periods_per_window=1, windows=max(MIN_WINDOWS, _whole(launch_s / period_s)))
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,13 @@ def test_short_periods_are_timed_in_chunks_that_dwarf_the_fence() -> None:
     assert result.period_s == 1 / 1024
 
 
+def test_chunks_of_different_lengths_are_not_compared() -> None:
+    clock = FakeClock()
+    target = FakeTarget(clock, lambda i: 0.0502 if i < 3 else 0.0498)
+    # Three chunks of one period, a fourth that was too short, and six of two periods.
+    assert warm_up(target, EAGER, measure(), 0, clock=clock).micro_batches == 3 + 1 + 6 * 2
+
+
 def test_a_compilation_at_step_35_starts_the_comparison_over() -> None:
     clock = FakeClock()
     target = FakeTarget(clock, compile_s={34: 20.0})
@@ -114,6 +121,13 @@ def test_the_truncation_rule_at_most_doubles_the_warm_up() -> None:
     target = FakeTarget(clock, lambda i: TICK * (1 + 0.001 * i))
     result = warm_up(target, EAGER, measure(warmup_steps=22), 0, clock=clock)
     assert (result.micro_batches, result.steady) == (44, True)
+
+
+def test_the_doubling_counts_from_the_first_agreement_after_a_compilation() -> None:
+    clock = FakeClock()
+    target = FakeTarget(clock, lambda i: TICK * (1 + 0.001 * i), compile_s={45: 5.0})
+    result = warm_up(target, EAGER, measure(warmup_steps=40), 25, clock=clock)
+    assert (result.micro_batches, result.steady) == (46 + 2 * 25, True)
 
 
 @pytest.mark.parametrize("seed", range(5))
