@@ -1,0 +1,198 @@
+"""The table: read from results folders, and written for people, for programs and for documents.
+
+This module knows rows and formats; what a row says was decided before (`rows`), and the terminal's
+layout is `terminal`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
+from pydantic import ValidationError
+
+from bench.results import query
+from bench.results.record import Publication
+from bench.results.rows import Row, beside, rows_of, rows_of_claims
+from bench.results.store import Problem, Store, StoreError
+from bench.results.wording import (
+    compiling,
+    escape_markdown,
+    loader_wait,
+    memory,
+    plain,
+    remarks,
+    speedup,
+    standing,
+    step,
+    throughput,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PUBLISHED = Path(__file__).parent / "published"
+TABLE_SCHEMA_VERSION = 1
+
+
+class Format(enum.StrEnum):
+    """How a table is written."""
+
+    RICH = "rich"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, the columns that were asked for, and what could not be read."""
+
+    rows: Sequence[Row]
+    columns: Sequence[str] | None = None
+    """Names of columns or knobs; null shows each format's own choice."""
+    problems: Sequence[Problem] = field(default_factory=tuple)
+
+
+def read(
+    folders: Sequence[Path],
+    *,
+    conditions: Sequence[str] = (),
+    columns: str | None = None,
+    published: Sequence[Path] = (),
+) -> Table:
+    """Return the table of some results folders.
+
+    Args:
+        folders: Results folders, or plain folders of records.
+        conditions: `key=value` each; a row is shown if it meets them all.
+        columns: Names of columns and knobs, separated by commas; null leaves the choice open.
+        published: Folders of publications whose claims are shown beside our rows.
+
+    Raises:
+        StoreError: a folder is missing, or is no folder.
+        QueryError: a condition or a column that cannot be understood.
+    """
+    names = None if columns is None else query.columns(columns)
+    rows, problems = _read_records(folders)
+    for folder in published:
+        claims, unread = read_claims(folder)
+        rows, problems = beside(rows, claims), problems + unread
+    return Table(query.where(rows, conditions), names, problems)
+
+
+def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
+    """Return the rows of the publications in a folder, and the files left aside."""
+    publications, problems = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            publications.append(Publication.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            problems.append(Problem(path, f"not a publication: {first}"))
+    return rows_of_claims(publications), problems
+
+
+def _read_records(folders: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
+    for folder in folders:
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise StoreError(f"{folder} {what}: name a folder that `bench run --results` wrote to")
+    stores = [Store(folder) for folder in folders]
+    rows = rows_of(item for store in stores for item in store.records())
+    return rows, [problem for store in stores for problem in store.problems]
+
+
+def write(table: Table, format: Format, out: TextIO, *, width: int | None = None) -> None:  # noqa: A002
+    """Write a table to a stream.
+
+    Args:
+        table: What to write.
+        format: How.
+        out: Where to; a terminal gets colour with `rich`.
+        width: Columns of characters for `rich`; null is the terminal's own.
+    """
+    match format:
+        case Format.RICH:
+            from bench.results.terminal import print_table
+
+            print_table(table, out, width)
+        case Format.JSON:
+            out.write(to_json(table))
+        case Format.MARKDOWN:
+            out.write(to_markdown(table))
+        case Format.CSV:
+            frame(table).to_csv(out, index=False, lineterminator="\n")
+
+
+def to_json(table: Table) -> str:
+    """Return one JSON document, with the rows under `rows`."""
+    document = {
+        "schema": TABLE_SCHEMA_VERSION,
+        "rows": [
+            row.model_dump(mode="json") if table.columns is None else _chosen(row, table.columns)
+            for row in table.rows
+        ],
+        "problems": [{"path": str(p.path), "reason": p.reason} for p in table.problems],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def frame(table: Table) -> pd.DataFrame:
+    """Return the rows as a data frame of plain objects; unknown is None."""
+    import pandas as pd
+
+    names = query.COLUMNS if table.columns is None else table.columns
+    # Left to itself pandas would turn a count beside an unknown into a float.
+    return pd.DataFrame(
+        [[query.cell(row, name) for name in names] for row in table.rows],
+        columns=list(names),
+        dtype=object,
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """Return a Markdown table, with the columns that hold nothing left out."""
+    shown: dict[str, list[str]]
+    if table.columns is not None:
+        shown = {
+            escape_markdown(name): [escape_markdown(plain(query.cell(r, name))) for r in table.rows]
+            for name in table.columns
+        }
+    else:
+        texts = {head: [text(row) for row in table.rows] for head, text in _MARKDOWN.items()}
+        shown = {head: column for head, column in texts.items() if any(column) or head in _ALWAYS}
+    lines = [
+        "| " + " | ".join(shown) + " |",
+        "|" + " --- |" * len(shown),
+        *("| " + " | ".join(cells) + " |" for cells in zip(*shown.values(), strict=True)),
+    ]
+    lines += [""] * bool(table.problems)
+    lines += [f"Left aside: {escape_markdown(str(problem))}" for problem in table.problems]
+    return "\n".join(lines) + "\n"
+
+
+def _chosen(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    return {name: query.cell(row, name) for name in names}
+
+
+_ALWAYS = {"scenario", "case", "backend", "samples/s [95 % interval]", "verdict"}
+_MARKDOWN: dict[str, Callable[[Row], str]] = {
+    "scenario": lambda row: escape_markdown(row.scenario),
+    "case": lambda row: escape_markdown(row.case),
+    "backend": lambda row: escape_markdown(row.backend),
+    "device": lambda row: escape_markdown(row.device or ""),
+    "processes": lambda row: str(row.processes),
+    "samples/s [95 % interval]": throughput,
+    "speed-up [95 % interval]": speedup,
+    "step ms": step,
+    "compile s (cold / warm)": compiling,
+    "peak memory": memory,
+    "loader wait": loader_wait,
+    "verdict": standing,
+    "why": lambda row: escape_markdown("; ".join([*remarks(row), *filter(None, [row.source])])),
+}

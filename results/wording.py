@@ -1,0 +1,113 @@
+"""The words and figures of a row, the same in every format: intervals, units, verdicts, reasons.
+
+This module knows one row at a time, and not where its text is put.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+import orjson
+from pydantic import JsonValue
+
+from bench.results.rows import Row
+
+
+def one_line(text: str) -> str:
+    """Return a text from a record without line breaks and control characters."""
+    clean = "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} else c for c in text)
+    return re.sub(r" +", " ", clean).strip()
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text that stays one cell and shows as it is written."""
+    return re.sub(r"([\\|<>`*_\[\]~])", r"\\\1", one_line(text))
+
+
+def plain(value: JsonValue) -> str:
+    """Return a value of any column as text; unknown is empty."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return figure(value)
+        case str():
+            return one_line(value)
+        case int():
+            return str(value)
+        case _:
+            return orjson.dumps(value).decode()
+
+
+def figure(value: float, like: float | None = None) -> str:
+    """Return a number with four significant digits, or as many decimals as those of `like`."""
+    reference = abs(value if like is None else like)
+    magnitude = math.floor(math.log10(reference)) if reference else 0
+    return f"{value:.{min(max(3 - magnitude, 0), 9)}f}"
+
+
+def with_interval(estimate: float | None, low: float | None, high: float | None) -> str:
+    """Return `12.30 [12.11, 12.58]`, or the estimate alone where there is no interval."""
+    if estimate is None:
+        return ""
+    if low is None or high is None:
+        return figure(estimate)
+    return f"{figure(estimate)} [{figure(low, estimate)}, {figure(high, estimate)}]"
+
+
+def throughput(row: Row) -> str:
+    """Return the samples per second of a row with their interval."""
+    return with_interval(row.samples_per_s, row.samples_per_s_low, row.samples_per_s_high)
+
+
+def speedup(row: Row) -> str:
+    """Return the speed-up of a row with its interval; `~` marks a noisy one."""
+    if row.speedup is None:
+        return ""
+    mark = "~" if row.speedup_noisy else ""
+    if row.speedup_low is None or row.speedup_high is None:
+        return f"{mark}{row.speedup:.2f}x"
+    decimals = 2 if row.speedup_high - row.speedup_low > 0.04 else 3  # noqa: PLR2004
+    numbers = (f"{v:.{decimals}f}" for v in (row.speedup, row.speedup_low, row.speedup_high))
+    return "{}{}x [{}, {}]".format(mark, *numbers)
+
+
+def compiling(row: Row) -> str:
+    """Return the seconds of compiling, cold and warm."""
+    return " / ".join(f"{s:.1f}" for s in (row.compile_cold_s, row.compile_warm_s) if s is not None)
+
+
+def memory(row: Row) -> str:
+    """Return the device's peak memory in binary units."""
+    if row.peak_memory_bytes is None:
+        return ""
+    gib = row.peak_memory_bytes / 2**30
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{row.peak_memory_bytes / 2**20:.0f} MiB"
+
+
+def step(row: Row) -> str:
+    """Return the milliseconds of a step."""
+    return "" if row.step_ms is None else figure(row.step_ms)
+
+
+def loader_wait(row: Row) -> str:
+    """Return the share of the time that the step waited for its loader."""
+    return "" if row.loader_wait_share is None else f"{100 * row.loader_wait_share:.1f} %"
+
+
+def standing(row: Row) -> str:
+    """Return the verdict, or the outcome of a row that never got to one."""
+    return row.verdict or row.outcome or ""
+
+
+def remarks(row: Row) -> list[str]:
+    """Return what has to be said beside the numbers of a row, most important first."""
+    failed = row.audit if row.audit and row.audit != "pass" else None
+    missed = "the interval is wider than asked" if row.precision_reached is False else None
+    claimed = row.remark if row.source else None
+    parts = [row.reason, row.remedy, row.verdict_reason or failed, missed, claimed]
+    return [one_line(part) for part in parts if part]
