@@ -76,6 +76,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     tree = _merged(chain)
     tree.setdefault("name", source.path.stem)
     for override in parsed:
+        list(_references(override.value, override.place))
         tree = apply(tree, override)
     tree = _by_dotted_name(tree, source.title)
     referenced = frozenset(_references(tree, source.title))
@@ -278,7 +279,7 @@ def _references(value: Any, place: str, path: Location = ()) -> Iterator[str]:
         for index, inner in enumerate(value):
             yield from _references(inner, place, (*path, index))
     elif isinstance(value, str):
-        where = f"{place}: {dotted(path)}"
+        where = f"{place}: {dotted(path)}" if path else place
         found = _REFERENCE.findall(value)
         if value.count("${") != len(found):
             raise ScenarioError(
@@ -328,7 +329,8 @@ def _check_effect(scenario: Scenario, override: Override) -> None:
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         raise ScenarioError(
             f"--set {key}",
-            f"changes nothing: {places[0]}{more} in {scenario.origin.place} set it in every case",
+            f"changes nothing: in {scenario.origin.place} every case takes it from "
+            f"{places[0]}{more}",
             f"write --set '{places[0]}={text}'" + (", and so for each" if more else ""),
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from bench.scenarios import yamltext
-from bench.scenarios.errors import Location, ScenarioError, dotted, from_validation
+from bench.scenarios.errors import Location, ScenarioError, did_you_mean, dotted, from_validation
 from bench.scenarios.paths import (
     GROUPS,
     KNOBS,
@@ -32,6 +32,7 @@ from bench.scenarios.paths import (
 from bench.scenarios.schema import Case, Knobs
 
 _ENTRY = re.compile(r"^(ladder|cases)\[([^\]]+)\]\.(.+)$")
+_ENTRY_KEYS = {"ladder": ("rung", "on", "remark"), "cases": ("case", "remark")}
 _REFILLABLE = (
     "engine",
     "optimizer",
@@ -46,6 +47,8 @@ _REFILLABLE = (
 """Knobs whose default the model works out from others."""
 _PLAIN_KEYS = ("name", "description")
 _FIXED_KEYS = ("schema", "extends")
+_ELSEWHERE = (*_FIXED_KEYS, *_PLAIN_KEYS, "matrix", "ladder", "cases")
+"""What a scenario has and a case has not."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def apply(tree: dict[str, Any], override: Override) -> dict[str, Any]:
         knob = key.removeprefix("matrix.")
         check_knob(knob, place)
         return tree | {"matrix": {**_mapping(tree, "matrix"), knob: value}}
-    if key == "measure" or key.startswith("measure."):
+    if _head(key) == "measure":
         return put(tree, _measures(override))
     entry = _ENTRY.match(key)
     if entry is not None:
@@ -133,10 +136,7 @@ def apply(tree: dict[str, Any], override: Override) -> dict[str, Any]:
 
 def targets(override: Override) -> Settings:
     """Return what an override sets for the whole scenario, by knob: nothing for `measure`, say."""
-    elsewhere = (*_FIXED_KEYS, *_PLAIN_KEYS, "measure", "matrix", "ladder", "cases")
-    if re.split(r"[.\[]", override.key)[0] in elsewhere:
-        return {}
-    return _knobs(override)
+    return {} if _head(override.key) in ("measure", *_ELSEWHERE) else _knobs(override)
 
 
 def with_overrides(case: Case, overrides: Sequence[str]) -> Case:
@@ -150,7 +150,13 @@ def with_overrides(case: Case, overrides: Sequence[str]) -> Case:
     knobs, measure = _asked_for(case.knobs), case.measure.model_dump()
     name, parsed = case.case, parse_overrides(overrides)
     for override in parsed:
-        if override.key == "measure" or override.key.startswith("measure."):
+        if _head(override.key) in _ELSEWHERE:
+            raise ScenarioError(
+                override.place,
+                f"{override.key} belongs to a scenario, not to a stored case",
+                "override the knob itself",
+            )
+        if _head(override.key) == "measure":
             measure = put({"measure": measure}, _measures(override))["measure"]
             continue
         for knob, value in _knobs(override).items():
@@ -160,9 +166,11 @@ def with_overrides(case: Case, overrides: Sequence[str]) -> Case:
         return case
 
     def place(location: Location) -> str:
-        key = dotted(location)
-        given = [x.place for x in parsed if key and overlap(key.removeprefix("knobs."), x.key)]
-        return given[0] if given else f"case {case.case}{f': {key}' if key else ''}"
+        key = dotted(location[1:] if location[:1] == ("knobs",) else location)
+        if not key:
+            return " with ".join([f"case {case.case}", *(x.place for x in parsed)])
+        given = [x.place for x in parsed if overlap(key, x.key)]
+        return given[0] if given else f"case {case.case}: {key}"
 
     changed = {"case": name, "knobs": knobs, "measure": measure}
     try:
@@ -190,6 +198,10 @@ def _split(option: str, flag: str, example: str) -> tuple[str, str]:
         remedy = "write null for no value, or '' for an empty text"
         raise ScenarioError(f"{flag} {key}", "has no value after the =", remedy)
     return key, text
+
+
+def _head(key: str) -> str:
+    return re.split(r"[.\[]", key)[0]
 
 
 def _measures(override: Override) -> Settings:
@@ -234,8 +246,11 @@ def _with_entry(tree: dict[str, Any], entry: re.Match[str], override: Override) 
         knob = rest.removeprefix("set.")
         settings = flatten({knob: override.value}, override.place.removesuffix(f".{knob}"))
         entries[at] = {**entries[at], "set": {**_mapping(entries[at], "set"), **settings}}
-    else:
+    elif rest in _ENTRY_KEYS[kind]:
         entries[at] = {**entries[at], rest: override.value}
+    else:
+        remedy = did_you_mean(rest, (*_ENTRY_KEYS[kind], "set.KNOB"))
+        raise ScenarioError(override.place, f"unknown key {rest}", remedy)
     return entries
 
 

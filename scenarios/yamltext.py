@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from bench.scenarios.errors import ScenarioError
 
+_TAG = "tag:yaml.org,2002:"
 _DEEPEST = 100
 """Levels of nesting that a document may have."""
 
@@ -65,13 +66,20 @@ class _PlainLoader(yaml.SafeLoader):
     def plain_mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag != "tag:yaml.org,2002:str":
+            if key_node.tag != f"{_TAG}str":
                 raise _refusal(f"the key {key_node.value!r} is not text", key_node)
-            key = key_node.value
+            key = self.plain_text(key_node)
             if key in mapping:
                 raise _refusal(f"the key {key!r} stands here for the second time", key_node)
             mapping[key] = self.construct_object(value_node, deep=True)
         return mapping
+
+    def plain_text(self, node: yaml.ScalarNode) -> str:
+        # Two escapes may stand for one character, as in JSON; half of one is no character.
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise _refusal("the text holds half a character (a lone surrogate)", node) from None
 
     def plain_integer(self, node: yaml.ScalarNode) -> int:
         try:
@@ -89,7 +97,6 @@ class _PlainLoader(yaml.SafeLoader):
         return value
 
 
-_TAG = "tag:yaml.org,2002:"
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -109,7 +116,7 @@ _PlainLoader.yaml_constructors = {
     f"{_TAG}bool": yaml.SafeLoader.construct_yaml_bool,
     f"{_TAG}int": _PlainLoader.plain_integer,
     f"{_TAG}float": _PlainLoader.plain_float,
-    f"{_TAG}str": yaml.SafeLoader.construct_yaml_str,
+    f"{_TAG}str": _PlainLoader.plain_text,
     f"{_TAG}seq": yaml.SafeLoader.construct_yaml_seq,
     f"{_TAG}map": _PlainLoader.plain_mapping,
     None: yaml.SafeLoader.construct_undefined,
@@ -126,19 +133,26 @@ def _position(place: str, mark: yaml.Mark | None) -> str:
     return f"{place}: line {mark.line + 1}, column {mark.column + 1}"
 
 
+_ANSWERS = (
+    ("aliases", "", "repeat the value, or write ${key} to take it from another key"),
+    ("second time", "", "remove one of the two"),
+    ("not text", "", "put it in quotes"),
+    ("another document", "holds more than one document", "keep one"),
+)
+"""Part of a problem, what to say instead of it (empty: the problem itself), and the remedy."""
+
+
 def _complaint(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str | None]:
-    problem = error.problem or "is no YAML"
-    mark = error.problem_mark
-    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
-    if "\\t" in problem or "\t" in line[: mark.column + 1 if mark else 0]:
+    problem, mark = error.problem or "", error.problem_mark
+    line = "" if mark is None else "".join(text.splitlines()[mark.line : mark.line + 1])
+    if "\\t" in problem or (mark is not None and "\t" in line[: mark.column + 1]):
         return "a tab cannot stand here", "indent with spaces"
     if "could not determine a constructor for the tag" in problem:
         tag = problem.split("'")[1].removeprefix(_TAG)
         return f"the tag !!{tag} is refused: a scenario is plain data", "remove the tag"
-    if "aliases" in problem:
-        return problem, "repeat the value, or write ${key} to take it from another key"
-    if "second time" in problem:
-        return problem, "remove one of the two"
-    if "not text" in problem:
-        return problem, "put it in quotes"
+    for part, message, remedy in _ANSWERS:
+        if part in problem:
+            return message or problem, remedy
+    if isinstance(error, yaml.constructor.ConstructorError | yaml.composer.ComposerError):
+        return problem, None
     return f"is no YAML: {problem}", None
