@@ -119,7 +119,7 @@ def _find(name_or_path: str, folder: Path, asker: str | None = None) -> _Source:
         folder: Where a relative path starts.
         asker: The place that asks, where it is not the command line.
     """
-    given = Path(name_or_path).expanduser()
+    given = Path(name_or_path)
     if given.suffix in _SUFFIXES or given.name != name_or_path:
         return _Source(folder / given, name_or_path)
     path = _FOLDER / f"{name_or_path}.yaml"

@@ -91,6 +91,7 @@ def parse_sweep(option: str) -> tuple[str, list[JsonValue]]:
     values = yamltext.parse(f"[{text}]", place)
     if not isinstance(values, list) or not values:
         raise ScenarioError(place, "has no values", "write them with commas: key=a,b,c")
+    _refuse_interpolation(values, place)
     return key, values
 
 
@@ -150,6 +151,7 @@ def with_overrides(case: Case, overrides: Sequence[str]) -> Case:
     knobs, measure = _asked_for(case.knobs), case.measure.model_dump()
     name, parsed = case.case, parse_overrides(overrides)
     for override in parsed:
+        _refuse_interpolation(override.value, override.place)
         if _head(override.key) in _ELSEWHERE:
             raise ScenarioError(
                 override.place,
@@ -198,6 +200,12 @@ def _split(option: str, flag: str, example: str) -> tuple[str, str]:
         remedy = "write null for no value, or '' for an empty text"
         raise ScenarioError(f"{flag} {key}", "has no value after the =", remedy)
     return key, text
+
+
+def _refuse_interpolation(value: JsonValue, place: str) -> None:
+    if "${" in as_text(value):
+        message = f"{as_text(value)} interpolates, and here is no scenario to take a value from"
+        raise ScenarioError(place, message, "write the value itself")
 
 
 def _head(key: str) -> str:

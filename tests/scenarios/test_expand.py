@@ -359,6 +359,7 @@ def test_swept_numbers_come_back(values: list[int]) -> None:
         ("batchsize=4", "--sweep batchsize: unknown knob batchsize; did you mean batch_size?"),
         ("measure.launches=4", "measure.launches belongs to the whole scenario"),
         ("data=4", "--sweep data: data is a group of knobs; name one: data.source"),
+        ("model='${name}'", "interpolates, and here is no scenario to take a value from"),
         ("model_kwargs.=4", "--sweep model_kwargs.: unknown knob"),
     ],
 )

@@ -286,6 +286,11 @@ def test_a_name_that_tells_a_value_tells_the_new_one() -> None:
     ("option", "message"),
     [
         ("batch_size=x", "--set batch_size: 'x' must be a whole number"),
+        (
+            "model=${oc.env:HOME}",
+            "--set model: ${oc.env:HOME} interpolates, and here is no scenario to take a value "
+            "from; write the value itself",
+        ),
         ("measure.launches=0", "--set measure.launches: 0 must be greater than or equal to 1"),
         ("batchsize=4", "--set batchsize: unknown knob batchsize; did you mean batch_size?"),
         (
