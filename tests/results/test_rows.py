@@ -1,0 +1,297 @@
+"""What a row says: the newest record of each case, and a ratio only where it means something."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from pathlib import Path
+
+import pytest
+
+from bench.results.record import Check, CheckResult, Device, Outcome, Publication, Record, Verdict
+from bench.results.rows import Row, beside, rows_of, rows_of_claims
+from bench.results.store import Stored
+from tests.builders import MORNING, a_case, a_launch, a_record, launches_of
+
+LATER = MORNING + dt.timedelta(hours=1)
+
+
+def table(*records: Record) -> list[Row]:
+    return rows_of(Stored(r, Path("results"), Path(f"runs/{r.id}.json")) for r in records)
+
+
+def rows_by_case(*records: Record) -> dict[str, Row]:
+    return {row.case: row for row in table(*records)}
+
+
+def first_row(**fields: object) -> Record:
+    fields = {"launches": launches_of(10.0, 10.0, 10.0), "position": 0} | fields
+    return a_record(a_case("first"), **fields)  # type: ignore[arg-type]
+
+
+def second_row(knobs: dict[str, object] | None = None, **fields: object) -> Record:
+    fields = {"launches": launches_of(20.0, 20.0, 20.0), "position": 1} | fields
+    return a_record(a_case("second", knobs=knobs or {"batch_size": 16}), **fields)  # type: ignore[arg-type]
+
+
+class TestFigures:
+    def test_a_row_repeats_what_the_record_says(self) -> None:
+        record = a_record(
+            a_case("default", remark="as shipped"),
+            launches=[
+                a_launch(index=0, peak_memory_bytes=100, loader_wait_share=0.25),
+                a_launch(index=1, peak_memory_bytes=300),
+            ],
+        )
+        (row,) = table(record)
+        assert record.statistics is not None
+        assert (row.scenario, row.case, row.backend) == ("quick", "default", "cpu")
+        assert (row.device, row.processes, row.outcome) == ("Test CPU", 1, "ok")
+        assert (row.verdict, row.audit, row.launches) == ("measured", "pass", 2)
+        assert row.samples_per_s == record.statistics.samples_per_s
+        assert row.samples_per_s_low == record.statistics.samples_per_s_low
+        assert row.samples_per_s_high == record.statistics.samples_per_s_high
+        assert row.step_ms == pytest.approx(1000.0)
+        assert row.peak_memory_bytes == 300
+        assert row.loader_wait_share == 0.25
+        assert row.remark == "as shipped"
+        assert row.record == f"results/runs/{record.id}.json"
+        assert row.knobs["data.workers"] == 0
+
+    def test_compiling_is_cold_in_the_first_launch_and_warm_in_those_that_found_the_cache(
+        self,
+    ) -> None:
+        launches = [
+            a_launch(index=0, compile_s=30.0, cache="cold"),
+            a_launch(index=1, compile_s=4.0, cache="warm"),
+            a_launch(index=2, compile_s=6.0, cache="warm"),
+        ]
+        (row,) = table(a_record(launches=launches))
+        assert (row.compile_s, row.compile_cold_s, row.compile_warm_s) == (30.0, 30.0, 5.0)
+
+    def test_where_nothing_reads_a_cache_no_launch_is_warm(self) -> None:
+        launches = [a_launch(index=i, compile_s=30.0, cache="none") for i in range(2)]
+        (row,) = table(a_record(launches=launches))
+        assert (row.compile_cold_s, row.compile_warm_s) == (30.0, None)
+
+    def test_what_is_not_known_is_null(self) -> None:
+        (row,) = table(a_record(launches=[a_launch(audit=[])]))
+        assert row.audit is None
+        assert row.peak_memory_bytes is None
+        assert row.compile_s is None
+        assert row.loader_wait_share is None
+        assert row.samples_per_s_low is None
+
+    def test_failed_checks_are_named_once(self) -> None:
+        def check(name: str, result: CheckResult) -> Check:
+            return Check(name=name, result=result, evidence="figures")
+
+        audits = [
+            [check("fence_waits", CheckResult.FAIL), check("loss_finite", CheckResult.PASS)],
+            [check("fence_waits", CheckResult.FAIL), check("steady_state", CheckResult.FAIL)],
+        ]
+        launches = [a_launch(index=i, audit=audit) for i, audit in enumerate(audits)]
+        (row,) = table(a_record(launches=launches, verdict=Verdict.SUSPECT))
+        assert row.audit == "fail: fence_waits,steady_state"
+
+    def test_checks_that_did_not_apply_are_no_pass(self) -> None:
+        skipped = Check(name="fence_waits", result=CheckResult.NOT_APPLICABLE, evidence="no fence")
+        (row,) = table(a_record(launches=[a_launch(audit=[skipped])]))
+        assert row.audit is None
+
+    def test_a_failure_has_its_outcome_and_reason_and_no_figures(self) -> None:
+        (row,) = table(a_record(outcome=Outcome.OOM, reason="17 GiB asked", remedy="less batch"))
+        assert (row.outcome, row.reason, row.remedy) == ("oom", "17 GiB asked", "less batch")
+        assert row.samples_per_s is row.speedup is row.verdict is None
+
+    def test_settings_are_the_knobs_that_differ_from_their_defaults(self) -> None:
+        knobs = {"batch_size": 16, "data": {"workers": 2}, "seed": 5}
+        (row,) = table(a_record(a_case(knobs=knobs)))
+        assert row.settings == "data.workers=2, batch_size=16"
+        (row,) = table(a_record(a_case(knobs={"task": "infer"})))
+        assert row.settings == "task=infer"
+
+
+class TestSpeedup:
+    def test_is_over_the_first_row_from_paired_rounds(self) -> None:
+        rows = rows_by_case(
+            first_row(launches=launches_of(10.0, 20.0)),
+            second_row(launches=launches_of(11.0, 26.0)),
+        )
+        half = 12.706204736174698 * (math.log(1.3) - math.log(1.1)) / 2
+        assert rows["second"].speedup == pytest.approx(math.sqrt(1.1 * 1.3))
+        assert rows["second"].speedup_low == pytest.approx(math.sqrt(1.1 * 1.3) / math.exp(half))
+        assert rows["second"].speedup_high == pytest.approx(math.sqrt(1.1 * 1.3) * math.exp(half))
+        assert rows["second"].speedup_reason is None
+
+    def test_of_the_first_row_is_one_and_has_no_interval(self) -> None:
+        row = rows_by_case(first_row(), second_row())["first"]
+        assert (row.speedup, row.speedup_low, row.speedup_high) == (1.0, None, None)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "reason"),
+        [
+            (
+                first_row(outcome=Outcome.CRASH, launches=None),
+                second_row(),
+                "the first row has no number",
+            ),
+            (first_row(verdict=Verdict.SUSPECT), second_row(), "the first row is suspect"),
+            (first_row(), second_row(verdict=Verdict.SUSPECT), "this row is suspect"),
+            (
+                first_row(),
+                second_row({"classes": 10, "optimizer": "adam", "batch_size": 4}),
+                "other work than the first row: classes, optimizer",
+            ),
+            (
+                first_row(),
+                second_row(launches=[a_launch(round=9)]),
+                "no round was shared with the first row",
+            ),
+            (
+                first_row(session="yesterday", launches=launches_of(10.0, session="yesterday")),
+                second_row(),
+                "the first row was not run in the same session",
+            ),
+            (
+                first_row(backend="xla"),
+                second_row(),
+                "the first row was not run in the same session",
+            ),
+        ],
+    )
+    def test_where_it_means_nothing_the_row_says_why(
+        self, first: Record, second: Record, reason: str
+    ) -> None:
+        row = rows_by_case(first, second)["second"]
+        assert row.samples_per_s is not None
+        assert row.speedup is row.speedup_low is row.speedup_high is None
+        assert row.speedup_reason == reason
+
+    def test_a_suspect_first_row_has_no_speedup_either(self) -> None:
+        row = rows_by_case(first_row(verdict=Verdict.SUSPECT))["first"]
+        assert row.speedup is None
+        assert row.speedup_reason == "this row is suspect"
+
+    def test_a_row_without_a_number_gives_its_own_reason_only(self) -> None:
+        row = rows_by_case(first_row(), second_row(outcome=Outcome.HANG, launches=None))["second"]
+        assert row.reason is not None
+        assert row.speedup_reason is None
+
+    @pytest.mark.parametrize(
+        ("first", "second", "noisy"),
+        [("noisy", "measured", True), ("measured", "noisy", True), ("measured", "measured", False)],
+    )
+    def test_is_given_and_marked_where_one_side_is_noisy(
+        self, first: str, second: str, noisy: bool
+    ) -> None:
+        rows = rows_by_case(first_row(verdict=Verdict(first)), second_row(verdict=Verdict(second)))
+        assert rows["second"].speedup == pytest.approx(2.0)
+        assert rows["second"].speedup_noisy is noisy
+        assert rows["first"].speedup_noisy is (first == "noisy")
+
+    def test_never_crosses_scenarios(self) -> None:
+        other = a_record(a_case("second", scenario="loader"), position=1)
+        (row,) = (row for row in table(first_row(), other) if row.scenario == "loader")
+        assert row.speedup_reason == "the first row was not run in the same session"
+
+    def test_a_run_resumed_from_an_interrupted_session_pairs_with_the_rounds_it_shared(
+        self,
+    ) -> None:
+        first = first_row(session="old", launches=launches_of(10.0, 10.0, session="old"))
+        resumed = second_row(
+            session="new",
+            launches=[*launches_of(30.0, session="old"), *launches_of(99.0, session="new")],
+        )
+        assert rows_by_case(first, resumed)["second"].speedup == pytest.approx(3.0)
+
+
+class TestSelection:
+    def test_the_newest_record_of_a_series_is_the_row(self) -> None:
+        old = a_record(launches=launches_of(10.0), created=MORNING)
+        new = a_record(launches=launches_of(20.0), created=LATER)
+        for records in ((old, new), (new, old)):
+            (row,) = table(*records)
+            assert row.samples_per_s == pytest.approx(20.0)
+
+    def test_time_counts_and_not_how_it_is_written(self) -> None:
+        east = dt.timezone(dt.timedelta(hours=9))
+        old = a_record(launches=launches_of(10.0), created=MORNING.astimezone(east))
+        new = a_record(launches=launches_of(20.0), created=LATER)
+        (row,) = table(old, new)
+        assert row.samples_per_s == pytest.approx(20.0)
+
+    def test_another_treatment_or_device_is_another_row(self) -> None:
+        assert len(table(a_record(), a_record(a_case(knobs={"batch_size": 4})))) == 2
+        assert len(table(a_record(), a_record(device=Device(model="Other CPU", count=1)))) == 2
+
+    def test_a_newer_failure_replaces_an_older_number(self) -> None:
+        (row,) = table(a_record(created=MORNING), a_record(outcome=Outcome.CRASH, created=LATER))
+        assert row.outcome == "crash"
+
+    def test_a_device_that_was_missing_is_forgotten_once_the_case_has_run(self) -> None:
+        missing = {"outcome": Outcome.UNAVAILABLE, "device": None, "reason": "no driver"}
+        (row,) = table(a_record(created=MORNING, **missing), a_record(created=LATER))  # type: ignore[arg-type]
+        assert row.outcome == "ok"
+        rows = table(a_record(created=MORNING), a_record(created=LATER, **missing))  # type: ignore[arg-type]
+        assert sorted(row.outcome or "" for row in rows) == ["ok", "unavailable"]
+
+    def test_a_superseded_first_row_still_serves_the_session_it_belongs_to(self) -> None:
+        first = first_row(session="old", launches=launches_of(10.0, session="old"))
+        second = second_row(session="old", launches=launches_of(20.0, session="old"))
+        again = first_row(session="new", launches=launches_of(500.0, session="new"), created=LATER)
+        rows = rows_by_case(first, second, again)
+        assert rows["first"].samples_per_s == pytest.approx(500.0)
+        assert rows["second"].speedup == pytest.approx(2.0)
+
+
+class TestOrder:
+    def test_within_a_session_the_scenarios_own_order_holds(self) -> None:
+        records = [
+            a_record(a_case(name, knobs={"batch_size": i + 1}), position=i)
+            for i, name in enumerate(["zebra", "ant", "middle"])
+        ]
+        assert [row.case for row in table(*reversed(records))] == ["zebra", "ant", "middle"]
+
+    def test_newer_sessions_and_the_scenarios_they_ran_come_first(self) -> None:
+        def run(scenario: str, hour: int, batch_size: int) -> Record:
+            return a_record(
+                a_case(scenario=scenario, knobs={"batch_size": batch_size}),
+                session=f"session-{hour}",
+                created=MORNING + dt.timedelta(hours=hour),
+            )
+
+        rows = table(run("b", 1, 8), run("a", 0, 8), run("a", 2, 4))
+        assert [(row.scenario, row.knobs["batch_size"]) for row in rows] == [
+            ("a", 4),
+            ("a", 8),
+            ("b", 8),
+        ]
+
+
+class TestClaims:
+    PUBLICATION = Publication.model_validate_json(
+        """{"schema": 1, "kind": "publication",
+            "source": {"title": "T", "author": "A", "date": "2024", "locator": "table 1"},
+            "claims": [
+              {"scenario": "quick", "case": "c", "backend": "neuron", "device": "D",
+               "processes": 2, "settings": "s", "samples_per_s": 5.0},
+              {"scenario": "other", "case": "c", "backend": "neuron", "device": "D",
+               "processes": 2, "settings": "s", "samples_per_s": null}]}"""
+    )
+
+    def test_are_claimed_with_their_source_and_never_compared(self) -> None:
+        row, without = rows_of_claims([self.PUBLICATION])
+        assert (row.verdict, row.samples_per_s) == ("claimed", 5.0)
+        assert row.source == 'A, "T", 2024: table 1'
+        assert row.speedup is row.samples_per_s_low is row.outcome is None
+        assert (without.samples_per_s, without.reason) == (None, "the source gives no number")
+
+    def test_stand_after_what_was_measured_of_their_scenario(self) -> None:
+        measured = table(a_record(), a_record(a_case(scenario="third")))
+        rows = beside(measured, rows_of_claims([self.PUBLICATION]))
+        scenarios = [row.scenario for row in rows]
+        at = scenarios.index("quick")
+        assert scenarios[at : at + 2] == ["quick", "quick"]
+        assert [rows[at].verdict, rows[at + 1].verdict] == ["measured", "claimed"]
+        assert scenarios[-1] == "other"
