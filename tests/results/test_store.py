@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -329,3 +332,57 @@ def test_any_text_and_any_time_survives_the_store(text: str, time: float, ranks:
     )
     encoded = store_module._encode(record)
     assert Record.model_validate_json(encoded) == record
+
+
+class TestRealFileSystems:
+    """A mount of its own, in a namespace that ends with the process."""
+
+    SCRIPT = """
+import os, sys
+from pathlib import Path
+from bench.results.store import Store, StoreError
+from tests.builders import a_record
+store = Store(Path(sys.argv[1]))
+for attempt in (store.check_writable, lambda: store.append(a_record())):
+    try:
+        attempt()
+    except StoreError as error:
+        print(error)
+print([name for _, _, names in os.walk(sys.argv[1]) for name in names if name != "ballast"])
+"""
+
+    def run_on(self, folder: Path, options: str, before: str = "true") -> list[str]:
+        folder.mkdir()
+        mount = f"mount -t tmpfs -o {options} tmpfs '{folder}' && cd '{folder}' && ({before})"
+        command = [sys.executable, "-c", self.SCRIPT, str(folder)]
+        inside = f'{mount} && cd "{Path(__file__).parents[2]}" && exec "$@"'
+        unshare = ["unshare", "--map-root-user", "--mount"]
+        trial = [*unshare, "mount", "-t", "tmpfs", "tmpfs", str(folder)]
+        if shutil.which("unshare") is None or subprocess.run(trial, check=False).returncode:
+            pytest.skip("no mounts of our own here")
+        done = subprocess.run(
+            [*unshare, "sh", "-c", inside, "sh", *command],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def test_a_disk_that_is_full_is_said_and_nothing_half_written_is_left(
+        self, tmp_path: Path
+    ) -> None:
+        # Room for the folders, and then for no record.
+        fill = "dd if=/dev/zero of=ballast bs=1k count=128 2>/dev/null || true"
+        check, append, left = self.run_on(tmp_path / "full", "size=64k", fill)
+        for message in (check, append):
+            assert message.startswith(f"cannot write to the results folder {tmp_path / 'full'}")
+            assert "the disk is full: free some space" in message
+        assert left == "[]"
+
+    def test_a_read_only_file_system_is_said(self, tmp_path: Path) -> None:
+        check, append, left = self.run_on(tmp_path / "fixed", "size=64k,ro")
+        for message in (check, append):
+            assert "Read-only file system" in message
+            assert "choose another folder with --results" in message
+        assert left == "[]"
