@@ -1,3 +1,3 @@
-"""The version of the tool, alone in a file so that packaging can read it without importing anything."""
+"""The version of the tool, alone in a file: packaging reads it without importing anything else."""
 
 __version__ = "0.1.0"

@@ -58,7 +58,6 @@ class FailureKind(enum.StrEnum):
     UNSUPPORTED = "unsupported"
     OUT_OF_MEMORY = "out_of_memory"
     COMPILE = "compile"
-    NOT_FINITE = "not_finite"
     PEER = "peer"
     """The rank failed because another one had gone."""
     EXCEPTION = "exception"

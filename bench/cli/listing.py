@@ -1,0 +1,101 @@
+"""`bench list` and `--dry-run`: what there is to run, and where."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.backends.registry import Prober, names
+from bench.run.plan import Planned
+from bench.scenarios import compose
+
+
+def scenarios(format: str) -> None:  # noqa: A002
+    """Print the shipped scenarios."""
+    rows = [{"name": item.name, "description": item.description} for item in compose.shipped()]
+    _write(rows, format)
+
+
+def backends(format: str) -> None:  # noqa: A002
+    """Print every registered backend and whether it can be used here."""
+    prober = Prober()
+    rows = []
+    for name in names():
+        probe = prober.probe(name)
+        rows.append(
+            {
+                "name": name,
+                "available": probe.available,
+                "device": probe.device_model,
+                "reason": probe.reason,
+                "remedy": probe.remedy,
+            }
+        )
+    _write(rows, format)
+
+
+def cases(planned: Sequence[Planned], format: str) -> None:  # noqa: A002
+    """Print the cases of a plan, with what stands in their way."""
+    rows = []
+    for item in planned:
+        obstacle = item.probe.reason if not item.probe.available else None
+        refusal = "; ".join(str(refusal) for refusal in item.refusals) or None
+        rows.append(
+            {
+                "scenario": item.case.scenario,
+                "case": item.case.case,
+                "on": item.case.on,
+                "backend": item.backend,
+                "processes": item.case.knobs.processes,
+                "launches": item.case.measure.launches,
+                "fingerprint": item.keys.fingerprint,
+                "outcome": "unavailable" if obstacle else "unsupported" if refusal else None,
+                "reason": obstacle or refusal,
+            }
+        )
+    _write(rows, format)
+
+
+def _write(rows: Sequence[dict[str, Any]], format: str) -> None:  # noqa: A002
+    if format == "json":
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        sys.stdout.write(orjson.dumps({"schema": 1, "rows": rows}, option=options).decode())
+        return
+    if format == "csv":
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    if format == "markdown":
+        sys.stdout.write(_markdown(rows))
+        return
+    shown = [key for key in (rows[0] if rows else {}) if any(row[key] is not None for row in rows)]
+    grid = Table(*shown, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        grid.add_row(*(_text(row[key]) for key in shown))
+    Console().print(grid)
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    for row in rows:
+        cells = ("" if v is None else str(v).replace("|", r"\|") for v in row.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return escape(str(value))

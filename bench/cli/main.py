@@ -1,0 +1,276 @@
+"""The `bench` command: its options, and one clear message and exit code for every user error.
+
+Nothing heavy is imported before a command is known: `bench --help` answers at once, and no command
+but a worker ever imports torch.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_USAGE = 2
+
+
+class Format(enum.StrEnum):
+    """How a table is written."""
+
+    RICH = "rich"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+
+
+class Listed(enum.StrEnum):
+    """What `bench list` lists."""
+
+    SCENARIOS = "scenarios"
+    BACKENDS = "backends"
+
+
+class Schema(enum.StrEnum):
+    """Which JSON Schema `bench schema` prints."""
+
+    SCENARIO = "scenario"
+    RECORD = "record"
+    PUBLICATION = "publication"
+
+
+app = typer.Typer(
+    name="bench",
+    help="How fast does this train on that accelerator, with which settings? "
+    "Every number in the table is true, or says why it may not be.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RESULTS = Path("results")
+_Results = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="Folder that records go to.")
+]
+_Format = Annotated[Format, typer.Option("--format", help="How to print the table.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bench import __version__
+
+        typer.echo(f"accelbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    scenarios: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENARIO...", help="Shipped name, YAML file, or a record to repeat."
+        ),
+    ],
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", metavar="NAME", help="Default: the best that is available."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a knob, for example batch_size=16."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", metavar="KEY=A,B,C", help="Run every case with each value."),
+    ] = None,
+    launches: Annotated[
+        int | None, typer.Option("--launches", metavar="L", help="Launches of every case.")
+    ] = None,
+    precision_target: Annotated[
+        float | None,
+        typer.Option(
+            "--precision-target",
+            metavar="PCT",
+            help="Launch until the 95 % interval is +- PCT percent (Stein's two stages).",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="SECONDS", help="Measured time per case, over all its launches."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", metavar="P", help="Ranks, started by this command.")
+    ] = None,
+    results: _Results = RESULTS,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", help="Wall time per case.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Skip cases that have a record already; retry what failed."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cases and run nothing.")
+    ] = False,
+    format: _Format = Format.RICH,  # noqa: A002
+) -> None:
+    """Measure scenarios and print their table; progress goes to stderr."""
+    from bench.cli import running
+
+    if launches is not None and precision_target is not None:
+        raise typer.BadParameter("choose one of --launches and --precision-target")
+    settings = list(set_ or [])
+    for key, value in (
+        ("measure.launches", launches),
+        ("measure.precision_target", precision_target),
+        ("measure.budget_s", budget),
+        ("measure.timeout_s", timeout),
+        ("processes", processes),
+    ):
+        if value is not None:
+            settings.append(f"{key}={_number(value)}")
+    request = running.Request(
+        scenarios=scenarios,
+        backends=backend or [],
+        settings=settings,
+        sweeps=sweep or [],
+        results=results,
+        resume=resume,
+        format=format.value,
+    )
+    raise typer.Exit(running.dry_run(request) if dry_run else running.run(request))
+
+
+def _number(value: float) -> str:
+    # YAML reads 30 as an integer, and budgets and targets are floats.
+    return repr(value)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    format: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.RICH,  # noqa: A002
+) -> None:
+    """List the shipped scenarios, or the backends and whether they can be used here."""
+    from bench.cli import listing
+
+    if what is Listed.SCENARIOS:
+        listing.scenarios(format.value)
+    else:
+        listing.backends(format.value)
+
+
+@app.command()
+def show(
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="SCENARIO|RECORD", help="Scenario name or file, record file or id."),
+    ],
+    results: _Results = RESULTS,
+) -> None:
+    """Show a scenario with its cases, or a record with its audit as a page."""
+    from bench.cli import showing
+
+    showing.show(reference, results)
+
+
+@app.command()
+def table(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR...]", help="Results folders; default: results."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="KEY=VALUE", help="Keep rows with this column or knob."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="A,B,C", help="Columns or knobs to show.")
+    ] = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="published|DIR",
+            help="Show claims of others beside ours: `published`, or a folder of publications.",
+        ),
+    ] = None,
+    format: _Format = Format.RICH,  # noqa: A002
+) -> None:
+    """Print the newest record of every case as a table."""
+    from bench.results import table as tables
+
+    claims = [tables.PUBLISHED if name == "published" else Path(name) for name in with_ or []]
+    found = tables.read(
+        folders or [RESULTS], conditions=where or [], columns=columns, published=claims
+    )
+    tables.write(found, tables.Format(format.value), sys.stdout)
+
+
+@app.command()
+def doctor(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", metavar="NAME", help="Look at this backend only."),
+    ] = None,
+) -> None:
+    """Say what this machine has, per backend, and what would spoil a measurement here."""
+    from bench.cli import doctor as doctors
+
+    doctors.examine(backend or [])
+
+
+@app.command()
+def schema(
+    of: Annotated[Schema, typer.Argument(help="Which document.")] = Schema.SCENARIO,
+) -> None:
+    """Print the JSON Schema of scenario files (for editors), records or publications."""
+    import orjson
+
+    from bench.results.json_schema import publication_json_schema, record_json_schema
+    from bench.scenarios.export import json_schema
+
+    exports = {
+        Schema.SCENARIO: json_schema,
+        Schema.RECORD: record_json_schema,
+        Schema.PUBLICATION: publication_json_schema,
+    }
+    typer.echo(orjson.dumps(exports[of](), option=orjson.OPT_INDENT_2).decode())
+
+
+def main() -> None:
+    """Run the command line; user errors end in one message and exit code 2."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is wrong, and nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        typer.echo(f"bench: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+def _is_users(error: Exception) -> bool:
+    from bench.backends.registry import BackendError
+    from bench.results.query import QueryError
+    from bench.results.store import StoreError
+    from bench.scenarios.errors import ScenarioError
+
+    return isinstance(error, (BackendError, QueryError, ScenarioError, StoreError))

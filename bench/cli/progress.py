@@ -1,0 +1,189 @@
+"""Progress on stderr: what is being measured, how far it is, and how good the estimate is so far.
+
+One line that rewrites itself on a terminal, plain lines elsewhere. Nothing here touches stdout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+from bench.results import statistics
+from bench.results.record import Launch, Outcome, Phase
+from bench.run.ending import End
+from bench.run.rounds import Listener, Progressing
+from bench.worker.job import Event
+
+_WORDS = {
+    Phase.START: "starting",
+    Phase.IMPORT: "importing",
+    Phase.BUILD: "building",
+    Phase.FIRST_STEP: "first step (compiling)",
+    Phase.WARM_UP: "warming up",
+    Phase.MEASURE: "measuring",
+    Phase.DIAGNOSE: "diagnosing",
+    Phase.REPORT: "reporting",
+}
+
+
+def listener(stream: TextIO) -> Listener:
+    """Return the listener that fits the stream."""
+    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+
+
+class _Clock:
+    """How long the run has taken, and how long it may still take."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._cases: Sequence[Progressing] = []
+        self._seconds: dict[int, list[float]] = {}
+
+    def begin(self, cases: Sequence[Progressing]) -> None:
+        self._cases = cases
+        self._begin = time.monotonic()
+
+    def note(self, case: Progressing, seconds: float) -> None:
+        self._seconds.setdefault(id(case), []).append(seconds)
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._begin
+
+    def expected_s(self) -> float | None:
+        """Return the whole run's expected time; null before the first launch has ended."""
+        every = [s for seconds in self._seconds.values() for s in seconds]
+        if not every:
+            return None
+        typical = sum(every) / len(every)
+        total = sum(every)
+        for case in self._cases:
+            if case.planned.runnable and case.stored is None:
+                own = self._seconds.get(id(case))
+                left = max(0, case.wanted - len(case.launches))
+                total += left * (own[-1] if own else typical)
+        return max(total, self.elapsed_s())
+
+
+class PlainProgress:
+    """A line when a launch starts and when it ends."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._clock = _Clock()
+
+    def begin(self, cases: Sequence[Progressing]) -> None:
+        """Say how much there is to do."""
+        self._clock.begin(cases)
+        runnable = sum(case.planned.runnable for case in cases)
+        self._say(f"{len(cases)} cases, {runnable} to launch")
+
+    def launch(self, case: Progressing, round_number: int) -> None:
+        """Say which launch starts."""
+        self._say(
+            f"round {round_number + 1}: {case.planned.title}: launch "
+            f"{len(case.launches) + 1} of {case.wanted}"
+        )
+
+    def event(self, case: Progressing, event: Event) -> None:
+        """Stay silent: a log is not a terminal."""
+
+    def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
+        """Say what came out, and how far the run is."""
+        self._clock.note(case, seconds)
+        if isinstance(result, End):
+            told = f"{result.outcome} in {result.phase}: {result.reason}"
+        else:
+            told = f"{statistics.launch_value(result):.4g} samples/s"
+        self._say(f"  {told} ({_duration(seconds)}; {_times(self._clock)})")
+
+    def recorded(self, case: Progressing) -> None:
+        """Say what the case came to."""
+        self._say(f"  {case.planned.title}: {_summary(case)}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class TerminalProgress:
+    """One line that tells case, round, phase, estimate and times; a line per finished case."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._status = Status("", console=self._console)
+        self._clock = _Clock()
+        self._round = 0
+        self._number: dict[int, int] = {}
+
+    def begin(self, cases: Sequence[Progressing]) -> None:
+        """Number the cases."""
+        self._clock.begin(cases)
+        self._number = {id(case): number for number, case in enumerate(cases, start=1)}
+
+    def launch(self, case: Progressing, round_number: int) -> None:
+        """Show which launch starts."""
+        self._round = round_number
+        self._show(case, _WORDS[Phase.START])
+        self._status.start()
+
+    def event(self, case: Progressing, event: Event) -> None:
+        """Show the phase and the running estimate."""
+        text = _WORDS.get(event.phase, event.phase)
+        if event.done is not None and event.total is not None:
+            text += f" {event.done}/{event.total}"
+        if event.samples_per_s is not None:
+            text += f" · {event.samples_per_s:.4g} samples/s"
+        self._show(case, text)
+
+    def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
+        """Take the line away until the next launch."""
+        self._clock.note(case, seconds)
+        self._status.stop()
+
+    def recorded(self, case: Progressing) -> None:
+        """Print a line that stays."""
+        self._status.stop()
+        self._console.print(f"{escape(case.planned.title)}: {escape(_summary(case))}")
+
+    def _show(self, case: Progressing, text: str) -> None:
+        so_far = _estimate(case.launches)
+        so_far = f" · so far {so_far}" if so_far else ""
+        self._status.update(
+            f"[{self._number[id(case)]}/{len(self._number)}] {escape(case.planned.title)} · "
+            f"round {self._round + 1}, launch {len(case.launches) + 1}/{case.wanted} · {text}"
+            f"{so_far} · {_times(self._clock)}".replace("[", r"\[", 1)
+        )
+
+
+def _estimate(launches: Sequence[Launch]) -> str | None:
+    if not launches:
+        return None
+    interval = statistics.t_interval([statistics.launch_value(x) for x in launches])
+    if interval.low is None or interval.high is None:
+        return f"{interval.estimate:.4g} samples/s"
+    return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}] samples/s"
+
+
+def _summary(case: Progressing) -> str:
+    if case.stored is None:
+        return "no record"
+    record = case.stored.record
+    if record.outcome is Outcome.OK:
+        return f"{record.verdict}, {_estimate(case.launches)}"
+    return f"{record.outcome}: {record.reason}"
+
+
+def _times(clock: _Clock) -> str:
+    expected = clock.expected_s()
+    whole = "?" if expected is None else f"about {_duration(expected)}"
+    return f"{_duration(clock.elapsed_s())} of {whole}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,157 @@
+"""`bench run`: from the options to the records and the table, with the right exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from bench.backends.base import Probe
+from bench.backends.registry import BackendError, Prober, names
+from bench.cli import progress
+from bench.results import table as tables
+from bench.results.record import Outcome
+from bench.results.rows import rows_of
+from bench.results.scratch import Scratch
+from bench.results.store import Store, Stored, StoreError, new_id
+from bench.run import inplace
+from bench.run.plan import Planned, plan
+from bench.run.rounds import Rounds
+from bench.scenarios import compose, overrides
+from bench.scenarios.schema import Case, Scenario
+
+EXIT_OK, EXIT_USAGE, EXIT_CASE, EXIT_INTERRUPTED = 0, 2, 4, 130
+_GOOD = (Outcome.OK, Outcome.UNSUPPORTED)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    scenarios: list[str]
+    backends: list[str]
+    settings: list[str]
+    sweeps: list[str]
+    results: Path
+    resume: bool
+    format: str
+
+
+def run(request: Request) -> int:
+    """Measure, record and print; returns the exit code.
+
+    Raises:
+        ScenarioError, BackendError, StoreError: bad input, before anything is measured.
+    """
+    world = inplace.world()
+    if world is not None:
+        planned = _planned(request, world.size)
+        return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
+    store = Store(request.results)
+    planned = _planned(request)
+    store.check_writable()
+    done = _already_done(store, planned) if request.resume else {}
+    left = [p for p in planned if p.keys.fingerprint not in done]
+    with Scratch(request.results) as scratch, _stop_on_signals() as stopping:
+        rounds = Rounds(
+            left,
+            store=store,
+            scratch=scratch,
+            session=new_id(datetime.now(UTC)),
+            listener=progress.listener(sys.stderr),
+            stop=lambda: bool(stopping),
+        )
+        if request.resume:
+            rounds.recover()
+        records = rounds.run()
+        scratch.sweep()
+    _print(request, [*done.values(), *records])
+    complaints = [case.complaint for case in rounds.cases if case.complaint is not None]
+    for complaint in complaints:
+        print(f"bench: {complaint}", file=sys.stderr)
+    if rounds.interrupted:
+        return EXIT_INTERRUPTED
+    if complaints:
+        return EXIT_USAGE
+    return EXIT_OK if all(item.record.outcome in _GOOD for item in records) else EXIT_CASE
+
+
+def dry_run(request: Request) -> int:
+    """Print the cases that would run, with what stands in their way; returns the exit code."""
+    from bench.cli import listing
+
+    listing.cases(_planned(request), request.format)
+    return EXIT_OK
+
+
+def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
+    settings = list(request.settings)
+    if world_size is not None:
+        settings.append(f"processes={world_size}")
+    work = [_work(name, settings, request.results) for name in request.scenarios]
+    sweeps = overrides.parse_sweeps(request.sweeps)
+    return plan(work, _probes(request.backends), sweeps)
+
+
+def _work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:
+    if name.endswith(".json"):
+        try:
+            case = Store(results).find(name).record.requested
+        except StoreError as error:
+            raise StoreError(f"{name}: cannot be repeated: {error}") from error
+        return overrides.with_overrides(case, settings)
+    return compose.load(name, settings)
+
+
+def _probes(backends: Sequence[str]) -> list[Probe]:
+    prober = Prober()
+    if backends:
+        return [prober.probe(name) for name in dict.fromkeys(backends)]
+    best = prober.best()
+    if best is None:
+        reasons = "\n".join(f"  {name}: {prober.probe(name).reason}" for name in names())
+        raise BackendError(
+            f"no backend is available on this machine:\n{reasons}\n"
+            'To measure on the CPU: pip install "accelbench[cpu]"'
+        )
+    return [best]
+
+
+def _already_done(store: Store, planned: Sequence[Planned]) -> dict[str, Stored]:
+    wanted = {p.keys.fingerprint for p in planned}
+    newest: dict[str, Stored] = {}
+    for item in store.records():
+        key = item.record.keys.fingerprint
+        if key in wanted and item.record.outcome in _GOOD:
+            newest[key] = item
+    return newest
+
+
+def _print(request: Request, records: Sequence[Stored]) -> None:
+    tables.write(tables.Table(rows_of(records)), tables.Format(request.format), sys.stdout)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask us to stop; a second one ends the program at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            # Whoever asks twice does not want to wait for records; the children die with us.
+            os._exit(EXIT_INTERRUPTED)
+        received.append(number)
+        print("\nstopping: recording what was measured (again to stop at once)", file=sys.stderr)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

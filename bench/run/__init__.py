@@ -1,0 +1,1 @@
+"""How it is run: planning cases, starting launches, judging how they ended, writing records."""

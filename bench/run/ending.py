@@ -1,0 +1,213 @@
+"""Judging how a launch ended from what it left behind: exit codes, failures, logs and counters.
+
+Told apart: what a rank reported, a rank that died because another had gone, a memory limit, the
+kernel's out-of-memory killer, other kills, and an end without a result. Torch-free.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results.record import CheckResult, Launch, Outcome, Phase
+from bench.worker.job import Failure, FailureKind, failure_file, log_file
+
+_TAIL_BYTES = 8192
+_TAIL_LINES = 30
+_OOM_WORDS = ("std::bad_alloc", "out of memory", "can't allocate memory", "Cannot allocate memory")
+_OUTCOMES = {
+    FailureKind.UNSUPPORTED: Outcome.UNSUPPORTED,
+    FailureKind.OUT_OF_MEMORY: Outcome.OOM,
+    FailureKind.COMPILE: Outcome.COMPILE_FAILED,
+}
+_REMEDIES = {
+    Outcome.OOM: "lower batch_size, or use activation_checkpointing, or a machine with more memory",
+    Outcome.COMPILE_FAILED: "run the case with compile=none to see whether the model itself works",
+    Outcome.TIMEOUT: "raise --timeout, or make the case smaller",
+    Outcome.HANG: "the log tail shows where every thread stood",
+}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a launch ended that has no figures."""
+
+    outcome: Outcome
+    phase: Phase
+    reason: str
+    remedy: str | None = None
+    log_tail: str | None = None
+    bad_case: bool = False
+    """The case itself is wrong: a usage error rather than a result."""
+
+
+def oom_kills() -> int:
+    """Return how often the kernel has killed for memory so far, here or in our container."""
+    total = 0
+    for path, key in (
+        (Path("/proc/vmstat"), "oom_kill"),
+        (Path("/sys/fs/cgroup/memory.events"), "oom_kill"),
+        (Path("/sys/fs/cgroup/memory/memory.oom_control"), "oom_kill"),
+    ):
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue  # this kernel or container keeps no such counter
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if name == key:
+                total += int(value)
+    return total
+
+
+def judge(
+    folder: Path, codes: Sequence[int | None], phases: Sequence[Phase], killed_for_memory: bool
+) -> End:
+    """Return how a launch ended of which at least one rank failed.
+
+    Args:
+        folder: Of the launch.
+        codes: Exit code per rank as subprocess gives it (negative: a signal); null where we ended
+            the rank ourselves after another one had failed.
+        phases: Last phase that each rank announced.
+        killed_for_memory: The kernel's out-of-memory counter rose during the launch.
+    """
+    failures = _failures(folder, len(codes))
+    culprit = _culprit(failures, codes)
+    several = f"rank {culprit}: " if len(codes) > 1 else ""
+    tail = log_tail(folder, culprit)
+    failure = failures.get(culprit)
+    if failure is not None:
+        return reported(failure, several, tail)
+    outcome, reason = _without_words(codes[culprit], tail, killed_for_memory)
+    return End(
+        outcome=outcome,
+        phase=phases[culprit],
+        reason=several + reason,
+        remedy=_REMEDIES.get(outcome),
+        log_tail=tail,
+    )
+
+
+def reported(failure: Failure, prefix: str = "", tail: str | None = None) -> End:
+    """Return the end that a rank reported itself."""
+    outcome = _OUTCOMES.get(failure.kind, Outcome.CRASH)
+    return End(
+        outcome=outcome,
+        phase=failure.phase,
+        reason=prefix + scrub(failure.message),
+        remedy=_REMEDIES.get(outcome),
+        log_tail=tail,
+        bad_case=failure.kind is FailureKind.BAD_CASE,
+    )
+
+
+def not_finite(launch: Launch) -> End | None:
+    """Return the end of a launch whose loss is no number; null: it is one."""
+    for check in launch.audit:
+        if check.name == "loss_finite" and check.result is CheckResult.FAIL:
+            return End(
+                outcome=Outcome.NAN,
+                phase=Phase.MEASURE,
+                reason=f"the loss is not finite: {check.evidence}",
+                remedy="lower learning_rate, or choose a precision with more range",
+            )
+    return None
+
+
+def stopped(folder: Path, outcome: Outcome, phase: Phase, reason: str, rank: int) -> End:
+    """Return the end of a launch that we stopped ourselves."""
+    return End(
+        outcome=outcome,
+        phase=phase,
+        reason=reason,
+        remedy=_REMEDIES.get(outcome),
+        log_tail=log_tail(folder, rank),
+    )
+
+
+def log_tail(folder: Path, rank: int) -> str | None:
+    """Return the last lines that a rank printed, without host name, user or private paths."""
+    try:
+        with log_file(folder, rank).open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return None
+    printable = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    return scrub("\n".join(printable.splitlines()[-_TAIL_LINES:])) or None
+
+
+def scrub(text: str) -> str:
+    """Replace this machine's folders, name and user by placeholders."""
+    replaced = text
+    for path, name in (
+        (str(Path.cwd()), "<cwd>"),
+        (sys.prefix, "<env>"),
+        (sys.base_prefix, "<python>"),
+        (str(Path.home()), "<home>"),
+    ):
+        if len(path) > 1:
+            replaced = replaced.replace(path, name)
+    for word, name in ((platform.node(), "<host>"), (_user(), "<user>")):
+        if len(word) > 2:  # noqa: PLR2004 - a shorter name would match inside words
+            replaced = re.sub(rf"\b{re.escape(word)}\b", name, replaced)
+    return replaced
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _failures(folder: Path, ranks: int) -> dict[int, Failure]:
+    found = {}
+    for rank in range(ranks):
+        path = failure_file(folder, rank)
+        if path.exists():
+            found[rank] = Failure.model_validate_json(path.read_bytes())
+    return found
+
+
+def _culprit(failures: dict[int, Failure], codes: Sequence[int | None]) -> int:
+    """Return the rank whose end explains the others'.
+
+    A rank that lost its peer is never to blame while another has a reason of its own.
+    """
+    own = [f for f in failures.values() if f.kind is not FailureKind.PEER]
+    if own:
+        return min(own, key=lambda f: f.time).rank
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            return rank
+    for rank, code in enumerate(codes):
+        if code not in (0, None) and rank not in failures:
+            return rank
+    if failures:
+        return min(failures.values(), key=lambda f: f.time).rank
+    return 0
+
+
+def _without_words(
+    code: int | None, tail: str | None, killed_for_memory: bool
+) -> tuple[Outcome, str]:
+    if code == 0:
+        return Outcome.CRASH, "the process ended with exit code 0 and left no result"
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and killed_for_memory:
+            return Outcome.OOM, "killed by the kernel for want of memory (SIGKILL)"
+        if -code == signal.SIGABRT and any(words in (tail or "") for words in _OOM_WORDS):
+            return Outcome.OOM, "aborted because memory could not be allocated (SIGABRT)"
+        return Outcome.CRASH, f"killed from outside or by a fault of its own ({name})"
+    return Outcome.CRASH, f"the process ended with exit code {code} and gave no reason"

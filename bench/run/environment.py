@@ -1,0 +1,151 @@
+"""Where a case ran: versions, flags and the machine, by allow-list; torch-free.
+
+No host name, user, path or secret: what is not on a list here is not recorded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from bench._version import __version__
+from bench.backends import host
+from bench.results.record import Environment
+
+_DISTRIBUTIONS = (
+    "accelerate",
+    "deepspeed",
+    "jax",
+    "libneuronxla",
+    "libtpu",
+    "neuronx-cc",
+    "numpy",
+    "nvidia-ml-py",
+    "pillow",
+    "timm",
+    "torch",
+    "torch-neuronx",
+    "torch-xla",
+    "torchao",
+    "torchvision",
+    "triton",
+)
+_FLAGS = (
+    "CUDA_VISIBLE_DEVICES",
+    "GLOO_SOCKET_IFNAME",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MALLOC_ARENA_MAX",
+    "MKL_NUM_THREADS",
+    "NEURON_CC_FLAGS",
+    "NEURON_RT_NUM_CORES",
+    "NEURON_RT_STOCHASTIC_ROUNDING_EN",
+    "NEURON_RT_VISIBLE_CORES",
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_WAIT_POLICY",
+    "PJRT_DEVICE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "XLA_DISABLE_FUNCTIONALIZATION",
+    "XLA_DOWNCAST_BF16",
+    "XLA_FLAGS",
+    "XLA_USE_BF16",
+)
+_PATH = re.compile(r"(?<![\w.])~?/[^\s:,;'\"]+")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that a number depends on, by distribution name."""
+    found = {"accelbench": __version__, "python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def capture(variables: Mapping[str, str]) -> Environment:
+    """Return the environment of a launch that starts with these variables."""
+    commit, dirty = _git_commit()
+    return Environment(
+        versions=versions(),
+        os=platform.system(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu_model=host.cpu_model(),
+        cpus_visible=host.cpus_visible(),
+        cpus_total=os.cpu_count(),
+        memory_bytes=psutil.virtual_memory().total,
+        memory_limit_bytes=memory_limit_bytes(),
+        cpu_limit=cpu_limit(),
+        governor=governor(),
+        flags={name: without_paths(variables[name]) for name in _FLAGS if name in variables},
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def without_paths(text: str) -> str:
+    """Return the text with everything that looks like an absolute path replaced by <path>."""
+    return _PATH.sub("<path>", text)
+
+
+def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the container's memory limit; null: none, or it cannot be read."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _read(cgroup / file)
+        # Version 1 writes "no limit" as a number near 2^63.
+        if text is not None and text.isdigit() and int(text) < 2**60:
+            return int(text)
+    return None
+
+
+def cpu_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return how many CPUs the container may use; null: no limit, or it cannot be read."""
+    text = _read(cgroup / "cpu.max")
+    if text is not None:
+        quota, _, period = text.partition(" ")
+        return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+    quota_text = _read(cgroup / "cpu/cpu.cfs_quota_us")
+    period_text = _read(cgroup / "cpu/cpu.cfs_period_us")
+    if quota_text and period_text and quota_text.isdigit() and period_text.isdigit():
+        return int(quota_text) / int(period_text)
+    return None
+
+
+def governor(sysfs: Path = Path("/sys/devices/system/cpu")) -> str | None:
+    """Return the frequency governor of the first CPU; null: the system shows none."""
+    return _read(sysfs / "cpu0/cpufreq/scaling_governor")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _git_commit() -> tuple[str | None, bool | None]:
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,111 @@
+"""Running under torchrun: every rank is this very program, and runs one launch of one case.
+
+The launcher is somebody else's, so what happens to a rank that dies is theirs to say; rank 0
+records what it knows.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.backends import registry
+from bench.backends.base import World
+from bench.results.record import Launch, Outcome
+from bench.results.store import Store, Stored, new_id
+from bench.run import ending, recording
+from bench.run.plan import Planned
+from bench.run.rounds import launch_seed
+from bench.scenarios.errors import ScenarioError
+from bench.worker.events import Events
+from bench.worker.job import Job
+from bench.worker.main import RankFailed, run_rank
+
+_EXIT_OK, _EXIT_CASE = 0, 4
+
+
+def world() -> World | None:
+    """Return this process's place if torchrun started it, else null."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return World(
+        rank=int(os.environ["RANK"]),
+        size=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+    )
+
+
+def run(
+    place: World,
+    planned: Sequence[Planned],
+    results: Path,
+    write: Callable[[Sequence[Stored]], None],
+) -> int:
+    """Run the one case that was planned; returns the exit code of this rank.
+
+    Args:
+        place: This process among the ranks.
+        planned: The cases, of which there must be one.
+        results: Folder that rank 0 records into.
+        write: Prints rank 0's table.
+
+    Raises:
+        ScenarioError: there is not exactly one case, or it names something that does not exist.
+    """
+    case = _only(planned)
+    store = Store(results)
+    if place.rank == 0:
+        store.check_writable()
+    session = new_id(datetime.now(UTC))
+    launch: Launch | None = None
+    end = recording.refused(case)
+    variables: dict[str, str] = {}
+    if end is None:
+        variables = registry.get(case.backend).environment(case.case.knobs, case.probe)
+        os.environ.update(variables)
+        try:
+            launch = _launch(case, session, place)
+        except RankFailed as failed:
+            end = ending.reported(failed.failure)
+            if end.bad_case:
+                raise ScenarioError(case.title, end.reason) from failed
+    if place.rank == 0:
+        launches = [] if launch is None else [launch]
+        if end is None and (not_finite := ending.not_finite(launches[0])) is not None:
+            launches, end = [], not_finite
+        record = recording.record_of(case, session, launches, end, dict(os.environ))
+        path = store.append(record)
+        write([Stored(record, results, path.relative_to(results))])
+    return _EXIT_OK if end is None or end.outcome is Outcome.UNSUPPORTED else _EXIT_CASE
+
+
+def _only(planned: Sequence[Planned]) -> Planned:
+    if len(planned) != 1:
+        names = ", ".join(p.case.case for p in planned)
+        raise ScenarioError(
+            "torchrun",
+            f"every rank runs exactly one case, and these are {len(planned)}: {names}",
+            "choose one case of the scenario with --set, or leave torchrun out and use "
+            "--processes P, which launches the ranks of every case by itself",
+        )
+    return planned[0]
+
+
+def _launch(planned: Planned, session: str, place: World) -> Launch | None:
+    with tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
+        job = Job(
+            case=planned.case,
+            backend=planned.backend,
+            probe=planned.probe,
+            index=0,
+            seed=launch_seed(planned.case.knobs.seed, 0),
+            session=session,
+            round=0,
+            diagnose=planned.case.measure.diagnostics,
+            cache="none",
+            folder=folder,
+        )
+        return run_rank(job, place, Events(place.rank))

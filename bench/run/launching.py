@@ -1,0 +1,199 @@
+"""One launch of one case from the parent's side: start it, watch it, and say how it ended.
+
+A rank that goes on stepping is alive; one that has stepped and falls silent is hung; everything
+else is bounded by the case's timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from bench.backends import registry
+from bench.results.record import Launch, Outcome, Phase
+from bench.run import ending
+from bench.run.ending import End
+from bench.run.group import Group
+from bench.run.plan import Planned
+from bench.worker.job import JOB_FILE, JOB_VARIABLE, RESULT_FILE, Event, Job
+
+_TICK_S = 0.1
+_GRACE_S = 5.0
+"""After one rank has failed, the others get this long to fail with a reason of their own."""
+_HANG_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to launch."""
+
+    planned: Planned
+    index: int
+    seed: int
+    session: str
+    round: int
+    timeout_s: float
+    cache: Literal["cold", "warm", "none"]
+    cache_environment: dict[str, str] = field(default_factory=dict)
+
+
+class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
+    """The run was asked to stop while a launch was under way; the launch is gone."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__(f"interrupted in phase {phase}")
+        self.phase = phase
+
+
+class _Pulse:
+    """When each rank was last heard of, and how long it is usually silent."""
+
+    def __init__(self, ranks: int, hang_s: float) -> None:
+        self._heard: list[float | None] = [None] * ranks
+        self._longest = 0.0
+        self._hang_s = hang_s
+        self.phases = [Phase.START] * ranks
+
+    def hear(self, event: Event) -> None:
+        now = time.monotonic()
+        self.phases[event.rank] = event.phase
+        before = self._heard[event.rank]
+        stepping = event.phase in (Phase.WARM_UP, Phase.MEASURE)
+        if stepping and event.done is not None and before is not None:
+            self._longest = max(self._longest, now - before)
+        self._heard[event.rank] = now if stepping else None
+
+    def silent_rank(self) -> tuple[int, float] | None:
+        """Return the rank that has been silent for too long, and for how long."""
+        now = time.monotonic()
+        limit = max(self._hang_s, _HANG_FACTOR * self._longest)
+        for rank, heard in enumerate(self._heard):
+            if heard is not None and now - heard > limit:
+                return rank, now - heard
+        return None
+
+
+def environment_of(planned: Planned) -> dict[str, str]:
+    """Return the environment of the case's processes, before their place in the world."""
+    backend = registry.get(planned.backend)
+    return (
+        dict(os.environ)
+        | registry.import_environment()
+        | backend.environment(planned.case.knobs, planned.probe)
+    )
+
+
+def run(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]) -> Launch | End:
+    """Run one launch to its end; no process of it is left afterwards.
+
+    Args:
+        order: What to launch.
+        on_event: Told of rank 0's progress.
+        stop: Asked often; true ends the launch.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    processes = order.planned.case.knobs.processes
+    with tempfile.TemporaryDirectory(prefix="bench-launch-") as name:
+        folder = Path(name)
+        job_path = folder / JOB_FILE
+        job_path.write_text(_job(order, folder).model_dump_json(by_alias=True), encoding="utf-8")
+        environment = environment_of(order.planned) | order.cache_environment
+        environment[JOB_VARIABLE] = str(job_path)
+        kills = ending.oom_kills()
+        group = Group(
+            [sys.executable, "-P", "-m", "bench.worker.main"], environment, processes, folder
+        )
+        pulse = _Pulse(processes, order.planned.case.measure.hang_s)
+        try:
+            end = _watch(group, pulse, order, folder, on_event, stop)
+        finally:
+            group.kill()
+        if end is not None:
+            return end
+        return _read_result(folder, group.codes, pulse.phases, ending.oom_kills() > kills)
+
+
+def _job(order: Order, folder: Path) -> Job:
+    return Job(
+        case=order.planned.case,
+        backend=order.planned.backend,
+        probe=order.planned.probe,
+        index=order.index,
+        seed=order.seed,
+        session=order.session,
+        round=order.round,
+        diagnose=order.index == 0 and order.planned.case.measure.diagnostics,
+        cache=order.cache,
+        folder=str(folder),
+    )
+
+
+def _watch(
+    group: Group,
+    pulse: _Pulse,
+    order: Order,
+    folder: Path,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+) -> End | None:
+    """Return the end that we bring about ourselves, or null once the ranks have ended."""
+    deadline = time.monotonic() + order.timeout_s
+    failed_at: float | None = None
+    while not group.ended():
+        for event in group.listen(_TICK_S):
+            pulse.hear(event)
+            if event.rank == 0:
+                on_event(event)
+        now = time.monotonic()
+        if stop():
+            raise Interrupted(pulse.phases[0])
+        if failed_at is None and group.failed():
+            failed_at = now
+        if failed_at is not None and now - failed_at > _GRACE_S:
+            return None
+        silent = pulse.silent_rank()
+        if silent is not None and failed_at is None:
+            rank, seconds = silent
+            group.ask_for_stacks()
+            return ending.stopped(
+                folder,
+                Outcome.HANG,
+                pulse.phases[rank],
+                f"rank {rank} had been stepping and was silent for {seconds:.0f} s",
+                rank,
+            )
+        if now > deadline:
+            group.ask_for_stacks()
+            return ending.stopped(
+                folder,
+                Outcome.TIMEOUT,
+                pulse.phases[0],
+                f"the case's time was up after {order.planned.case.measure.timeout_s:g} s",
+                0,
+            )
+    return None
+
+
+def _read_result(
+    folder: Path, codes: list[int | None], phases: list[Phase], killed_for_memory: bool
+) -> Launch | End:
+    result = folder / RESULT_FILE
+    if any(code != 0 for code in codes) or not result.exists():
+        return ending.judge(folder, codes, phases, killed_for_memory)
+    try:
+        launch = Launch.model_validate_json(result.read_bytes())
+    except ValidationError as error:
+        return ending.stopped(
+            folder, Outcome.CRASH, Phase.REPORT, f"its result cannot be read: {error}", 0
+        )
+    return ending.not_finite(launch) or launch

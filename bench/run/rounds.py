@@ -1,0 +1,235 @@
+"""Running the planned cases in rounds, and writing a record as soon as a case is done.
+
+One launch of every unfinished case per round, the order reversed every round, so that a machine
+that drifts slows all cases alike. A case that fails is recorded and leaves the rounds; the others
+go on. An interrupt ends the launch under way and records what every started case has so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bench.backends import registry
+from bench.results import statistics
+from bench.results.record import Launch, Outcome, Phase
+from bench.results.scratch import Scratch
+from bench.results.store import Store, Stored
+from bench.run import launching, recording
+from bench.run.ending import End
+from bench.run.launching import Interrupted, Order
+from bench.run.plan import Planned
+from bench.worker.job import Event
+
+Runner = Callable[[Order, Callable[[Event], None], Callable[[], bool]], Launch | End]
+
+
+@dataclass
+class Progressing:
+    """A case under way."""
+
+    planned: Planned
+    launches: list[Launch] = field(default_factory=list)
+    wanted: int = 0
+    """Launches to reach; a precision target raises it after the pilot."""
+    used_s: float = 0.0
+    launched_here: int = 0
+    """Launches of this session, the first of which meets a cold compile cache."""
+    stored: Stored | None = None
+    """Set once the case is done."""
+    complaint: str | None = None
+    """Set when the case names something that does not exist: the user's error, not a result."""
+
+
+class Listener(Protocol):
+    """Told how the run goes; it must not raise."""
+
+    def begin(self, cases: Sequence[Progressing]) -> None:
+        """The run starts with these cases."""
+
+    def launch(self, case: Progressing, round_number: int) -> None:
+        """A launch of the case starts."""
+
+    def event(self, case: Progressing, event: Event) -> None:
+        """The launch is so far."""
+
+    def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
+        """The launch has ended."""
+
+    def recorded(self, case: Progressing) -> None:
+        """The case has its record."""
+
+
+class Rounds:
+    """One invocation's cases, from the first launch to the last record.
+
+    Args:
+        planned: The cases, in the order of the table.
+        store: Where records go.
+        scratch: Where finished launches wait for their record.
+        session: Name of this invocation.
+        listener: Told how it goes.
+        stop: Asked often; true interrupts the run.
+        runner: What runs one launch.
+    """
+
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        *,
+        store: Store,
+        scratch: Scratch,
+        session: str,
+        listener: Listener,
+        stop: Callable[[], bool],
+        runner: Runner = launching.run,
+    ) -> None:
+        self.cases = [Progressing(p, wanted=p.case.measure.launches) for p in planned]
+        self.interrupted = False
+        self._store = store
+        self._scratch = scratch
+        self._session = session
+        self._listener = listener
+        self._stop = stop
+        self._runner = runner
+        self._caches = Path()
+
+    def recover(self) -> None:
+        """Take over the launches that an interrupted session left, as `--resume` asks."""
+        for case in self.cases:
+            if case.planned.runnable:
+                case.launches = self._scratch.recover(case.planned.keys.fingerprint)
+                if case.launches:
+                    self._extend_for_precision(case)
+
+    def run(self) -> list[Stored]:
+        """Run every case to its record.
+
+        Returns:
+            The records, in the order of the cases.
+
+        Raises:
+            StoreError: a record or a launch cannot be written; what was written before stays.
+        """
+        self._listener.begin(self.cases)
+        for case in self.cases:
+            end = recording.refused(case.planned)
+            if end is not None:
+                self._finish(case, end)
+        with tempfile.TemporaryDirectory(prefix="bench-cache-") as caches:
+            self._caches = Path(caches)
+            self._all_rounds()
+        return [case.stored for case in self.cases if case.stored is not None]
+
+    def _all_rounds(self) -> None:
+        number = 0
+        while unfinished := [c for c in self.cases if self._unfinished(c)]:
+            for case in unfinished if number % 2 == 0 else reversed(unfinished):
+                if self._stop():
+                    self._interrupt(Phase.PLAN)
+                    return
+                try:
+                    self._launch(case, number)
+                except Interrupted as interrupt:
+                    self._interrupt(interrupt.phase, during=case)
+                    return
+            number += 1
+
+    def _unfinished(self, case: Progressing) -> bool:
+        return case.stored is None and case.complaint is None
+
+    def _launch(self, case: Progressing, number: int) -> None:
+        measure = case.planned.case.measure
+        if len(case.launches) >= case.wanted:
+            self._finish(case, None)
+            return
+        self._listener.launch(case, number)
+        begin = time.monotonic()
+        result = self._runner(
+            self._order(case, number),
+            lambda event: self._listener.event(case, event),
+            self._stop,
+        )
+        seconds = time.monotonic() - begin
+        case.used_s += seconds
+        case.launched_here += 1
+        self._listener.launched(case, result, seconds)
+        if isinstance(result, End):
+            if result.bad_case:
+                case.complaint = f"{case.planned.title}: {result.reason}"
+            else:
+                self._finish(case, result)
+            return
+        self._scratch.keep(self._session, case.planned.keys.fingerprint, result)
+        case.launches.append(result)
+        if len(case.launches) == measure.launches:
+            self._extend_for_precision(case)
+        if len(case.launches) >= case.wanted:
+            self._finish(case, None)
+
+    def _order(self, case: Progressing, number: int) -> Order:
+        planned, index = case.planned, len(case.launches)
+        measure = planned.case.measure
+        folder = self._caches / f"{planned.keys.fingerprint}-{planned.position}"
+        variables = registry.get(planned.backend).compile_cache(
+            planned.case.knobs, planned.probe, str(folder)
+        )
+        state: Literal["cold", "warm", "none"] = "none"
+        if variables is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            state = "warm" if case.launched_here else "cold"
+        return Order(
+            planned=planned,
+            index=index,
+            seed=launch_seed(planned.case.knobs.seed, index),
+            session=self._session,
+            round=number,
+            timeout_s=max(0.0, measure.timeout_s - case.used_s),
+            cache=state,
+            cache_environment=variables or {},
+        )
+
+    def _extend_for_precision(self, case: Progressing) -> None:
+        measure = case.planned.case.measure
+        if measure.precision_target is None or len(case.launches) < measure.launches:
+            return
+        pilot = [statistics.launch_value(x) for x in case.launches[: measure.launches]]
+        case.wanted = statistics.stein_launches(
+            pilot, measure.precision_target, measure.max_launches
+        )
+
+    def _interrupt(self, phase: Phase, during: Progressing | None = None) -> None:
+        self.interrupted = True
+        for case in self.cases:
+            started = bool(case.launches) or case is during
+            if started and self._unfinished(case):
+                self._finish(
+                    case,
+                    End(
+                        outcome=Outcome.INTERRUPTED,
+                        phase=phase if case is during else Phase.PLAN,
+                        reason=f"interrupted after {len(case.launches)} of {case.wanted} launches",
+                        remedy="repeat the command with --resume to go on from there",
+                    ),
+                )
+
+    def _finish(self, case: Progressing, end: End | None) -> None:
+        variables = launching.environment_of(case.planned) if case.planned.probe.available else {}
+        record = recording.record_of(case.planned, self._session, case.launches, end, variables)
+        path = self._store.append(record)
+        case.stored = Stored(record, self._store.root, path.relative_to(self._store.root))
+        # An interrupted case keeps its launches, for --resume to take over.
+        if end is None or end.outcome is not Outcome.INTERRUPTED:
+            self._scratch.discard(self._session, case.planned.keys.fingerprint)
+        self._listener.recorded(case)
+
+
+def launch_seed(seed: int, index: int) -> int:
+    """Return the seed of a launch: equal for all cases of a round, different between launches."""
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
