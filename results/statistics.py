@@ -7,11 +7,11 @@ nothing about what a number is worth.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.special import stdtrit
 
 from bench.results.record import Launch, Statistics
@@ -67,7 +67,7 @@ def stein_launches(
     """
     if len(pilot) < 2:  # noqa: PLR2004
         raise ValueError("a pilot needs at least two launches to have a variance")
-    spread = float(np.std(_logs(pilot), ddof=1))
+    spread = _deviation(_logs(pilot))
     needed = (_quantile(len(pilot) - 1, confidence) * spread / _half_width(target_pct)) ** 2
     return max(len(pilot), min(cap, math.ceil(needed)))
 
@@ -85,11 +85,11 @@ def stein_interval(values: Sequence[float], pilot: int, confidence: float = CONF
     """
     logs = _logs(values)
     first = logs[:pilot]
-    centre = float(np.mean(logs))
+    centre = math.fsum(logs) / len(logs)
     if len(first) < 2:  # noqa: PLR2004
         return Interval(math.exp(centre))
     freedom = len(first) - 1
-    half = _quantile(freedom, confidence) * float(np.std(first, ddof=1)) / math.sqrt(len(logs))
+    half = _quantile(freedom, confidence) * _deviation(first) / math.sqrt(len(logs))
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half), freedom)
 
 
@@ -147,14 +147,18 @@ def _by_round(launches: Sequence[Launch]) -> dict[tuple[str, int], float]:
     return {key: math.fsum(values) / len(values) for key, values in logs.items()}
 
 
-def _logs(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    array = np.array(values, dtype=np.float64)
-    if array.size == 0 or not np.all(np.isfinite(array)) or not np.all(array > 0):
+def _logs(values: Sequence[float]) -> list[float]:
+    if len(values) == 0 or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"an interval needs positive, finite values, not {list(values)}")
-    logs: np.ndarray[tuple[int], np.dtype[np.float64]] = np.log(array)
-    return logs
+    return [math.log(value) for value in values]
 
 
+def _deviation(logs: Sequence[float]) -> float:
+    centre = math.fsum(logs) / len(logs)
+    return math.sqrt(math.fsum((x - centre) ** 2 for x in logs) / (len(logs) - 1))
+
+
+@functools.lru_cache(maxsize=256)
 def _quantile(freedom: int, confidence: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 

@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Literal, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
@@ -71,7 +71,7 @@ _COLUMNS = (
     _Column("verdict", standing, 2, "left"),
 )
 _LAST_TO_GO = 2
-_ENDLESS = 10_000
+_GAP = 3
 _NARROWEST = 8
 _WIDEST = 40
 
@@ -103,9 +103,9 @@ def _print_scenario(console: Console, scenario: str, rows: Sequence[Row]) -> lis
     for line in _places(rows):
         console.print(Text(f"  {line}", style="dim"))
     columns = [column for column in _candidates(rows) if any(column.text(row) for row in rows)]
+    widths = {column.head: _width(column, rows) for column in columns}
     hidden = []
-    endless = console.options.update(width=_ENDLESS)
-    while Measurement.get(console, endless, _grid(columns, rows)).maximum > console.width:
+    while sum(widths[column.head] + _GAP for column in columns) - _GAP > console.width:
         victim = max(columns, key=lambda column: column.keep)
         if victim.keep <= _LAST_TO_GO:
             columns = [replace(c, text=c.narrow or c.text) for c in columns]
@@ -131,7 +131,7 @@ def _grid(columns: Sequence[_Column], rows: Sequence[Row]) -> Grid:
             column.head,
             justify=column.justify,
             overflow="fold",
-            min_width=min(_NARROWEST, max(len(column.text(row)) for row in rows)),
+            min_width=min(_NARROWEST, _width(column, rows)),
             max_width=_WIDEST if column.folds else None,
             no_wrap=not column.folds,
         )
@@ -142,6 +142,11 @@ def _grid(columns: Sequence[_Column], rows: Sequence[Row]) -> Grid:
             session = row.session
         grid.add_row(*(_cell(column, row) for column in columns))
     return grid
+
+
+def _width(column: _Column, rows: Sequence[Row]) -> int:
+    longest = max(cell_len(text) for text in (column.head, *(column.text(row) for row in rows)))
+    return min(longest, _WIDEST) if column.folds else longest
 
 
 def _cell(column: _Column, row: Row) -> Text:
