@@ -1,0 +1,32 @@
+"""On machines with an accelerator: what this release says about it. Run by `tox -e cuda|neuron`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.backends.registry import Prober
+
+HAS_NVIDIA = Path("/proc/driver/nvidia/version").exists()
+HAS_NEURON = Path("/dev/neuron0").exists()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not HAS_NVIDIA, reason="no NVIDIA driver here: run tox -e cuda where one is")
+def test_a_gpu_is_seen_and_its_missing_adapter_is_admitted() -> None:
+    probe = Prober().probe("cuda")
+
+    assert not probe.available
+    assert probe.reason is not None
+    assert "adapter" in probe.reason
+
+
+@pytest.mark.neuron
+@pytest.mark.skipif(not HAS_NEURON, reason="no Neuron device here: run tox -e neuron where one is")
+def test_a_neuron_device_is_seen_and_what_is_missing_is_named() -> None:
+    probe = Prober().probe("neuron")
+
+    assert not probe.available
+    assert probe.reason is not None
+    assert "no Neuron device" not in probe.reason
