@@ -16,6 +16,8 @@ from bench.results.record import Check, CheckResult
 _RESIDUAL_SHARE = 0.01
 _RESIDUAL_FLOOR_S = 0.0005
 """Two reads of one small tensor differ by this much on a busy host, whatever the fence did."""
+_LEAST_DOUBLING = 1.25
+"""Far below 2, since a busy machine bends the ratio of two short blocks; a blind clock gives 1."""
 _MOVED_SHARE = 0.5
 
 Finding = tuple[CheckResult, str]
@@ -23,11 +25,12 @@ _PASS, _FAIL, _NA = CheckResult.PASS, CheckResult.FAIL, CheckResult.NOT_APPLICAB
 
 
 def fence_waits(evidence: Evidence) -> Finding:
-    """After the fence nothing is left to wait for.
+    """After the fence nothing is left to wait for, and twice the work takes longer.
 
     A clock that is stopped while work is still queued reads the time of issuing it. After each
     window's fence an updated parameter is read, twice: what the first read takes beyond the second
     is work the fence did not wait for. The median over the windows must stay under 1 % of a window.
+    As a second witness, twice the work must not take about the same time.
     """
     if not evidence.residual_s:
         return _FAIL, "no residual was read after any window"
@@ -38,7 +41,11 @@ def fence_waits(evidence: Evidence) -> Finding:
         f"median residual {residual * 1e3:.3f} ms after windows of {window * 1e3:.1f} ms "
         f"(limit {limit * 1e3:.3f} ms)"
     )
-    return (_PASS if residual <= limit else _FAIL), text
+    sees_work = True
+    if evidence.doubling_ratio is not None:
+        sees_work = evidence.doubling_ratio >= _LEAST_DOUBLING
+        text += f"; twice the work takes {evidence.doubling_ratio:.2f} times as long"
+    return (_PASS if residual <= limit and sees_work else _FAIL), text
 
 
 def no_compile_in_window(evidence: Evidence) -> Finding:

@@ -19,6 +19,8 @@ class Evidence:
     """Clean windows, fence to fence. Unit: seconds."""
     residual_s: tuple[float, ...]
     """After each window: extra time of the first read of an updated parameter. Unit: seconds."""
+    doubling_ratio: float | None
+    """T(2K periods) / T(K periods) from the diagnostic pass; null: it did not run."""
     voided_windows: int
     windows_exhausted: bool
     """Compilations never stopped, and the launch kept fewer windows than planned."""

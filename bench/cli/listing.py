@@ -16,6 +16,11 @@ from bench.backends.registry import Prober, names
 from bench.run.plan import Planned
 from bench.scenarios import compose
 
+_FOR_PROGRAMS = ("fingerprint", "launches")
+"""Columns that a person at a terminal does not need."""
+_PROSE = ("description", "reason", "remedy", "device")
+"""Columns that may take several lines."""
+
 
 def scenarios(format: str) -> None:  # noqa: A002
     """Print the shipped scenarios."""
@@ -76,8 +81,14 @@ def _write(rows: Sequence[dict[str, Any]], format: str) -> None:  # noqa: A002
     if format == "markdown":
         sys.stdout.write(_markdown(rows))
         return
-    shown = [key for key in (rows[0] if rows else {}) if any(row[key] is not None for row in rows)]
-    grid = Table(*shown, box=None, header_style="bold", pad_edge=False)
+    shown = [
+        key
+        for key in (rows[0] if rows else {})
+        if key not in _FOR_PROGRAMS and any(row[key] is not None for row in rows)
+    ]
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for key in shown:
+        grid.add_column(key, no_wrap=key not in _PROSE, overflow="fold")
     for row in rows:
         grid.add_row(*(_text(row[key]) for key in shown))
     Console().print(grid)

@@ -95,6 +95,10 @@ def run(
         list[str] | None,
         typer.Option("--sweep", metavar="KEY=A,B,C", help="Run every case with each value."),
     ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME|N", help="Only this case, as --dry-run lists it."),
+    ] = None,
     launches: Annotated[
         int | None, typer.Option("--launches", metavar="L", help="Launches of every case.")
     ] = None,
@@ -148,6 +152,7 @@ def run(
         backends=backend or [],
         settings=settings,
         sweeps=sweep or [],
+        cases=case or [],
         results=results,
         resume=resume,
         format=format.value,
@@ -263,7 +268,9 @@ def main() -> None:
     except Exception as error:
         if not _is_users(error):
             raise
-        typer.echo(f"bench: {error}", err=True)
+        # Under torchrun every rank finds the same mistake, and one message is enough.
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(f"bench: {error}", err=True)
         sys.exit(EXIT_USAGE)
 
 

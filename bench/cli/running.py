@@ -21,7 +21,7 @@ from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Store, Stored, StoreError, new_id
 from bench.run import inplace
-from bench.run.plan import Planned, plan
+from bench.run.plan import Planned, choose, plan
 from bench.run.rounds import Rounds
 from bench.scenarios import compose, overrides
 from bench.scenarios.schema import Case, Scenario
@@ -38,6 +38,7 @@ class Request:
     backends: list[str]
     settings: list[str]
     sweeps: list[str]
+    cases: list[str]
     results: Path
     resume: bool
     format: str
@@ -96,7 +97,7 @@ def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
         settings.append(f"processes={world_size}")
     work = [_work(name, settings, request.results) for name in request.scenarios]
     sweeps = overrides.parse_sweeps(request.sweeps)
-    return plan(work, _probes(request.backends), sweeps)
+    return choose(plan(work, _probes(request.backends), sweeps), request.cases)
 
 
 def _work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:

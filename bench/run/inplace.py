@@ -88,8 +88,8 @@ def _only(planned: Sequence[Planned]) -> Planned:
         raise ScenarioError(
             "torchrun",
             f"every rank runs exactly one case, and these are {len(planned)}: {names}",
-            "choose one case of the scenario with --set, or leave torchrun out and use "
-            "--processes P, which launches the ranks of every case by itself",
+            "choose one with --case, or leave torchrun out and use --processes P, which launches "
+            "the ranks of every case by itself",
         )
     return planned[0]
 

@@ -16,7 +16,7 @@ from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
 from bench.run import environment
 from bench.scenarios import expand, identity
-from bench.scenarios.errors import ScenarioError
+from bench.scenarios.errors import ScenarioError, did_you_mean
 from bench.scenarios.schema import Case, Knobs, Scenario
 
 
@@ -68,6 +68,25 @@ def plan(
     return planned
 
 
+def choose(planned: Sequence[Planned], wanted: Sequence[str]) -> list[Planned]:
+    """Return the cases of these names or numbers (from 0, as --dry-run lists them), in plan order.
+
+    Raises:
+        ScenarioError: one of them is no case of the plan.
+    """
+    if not wanted:
+        return list(planned)
+    names = list(dict.fromkeys(p.case.case for p in planned))
+    for name in wanted:
+        if name not in names and name not in {str(p.position) for p in planned}:
+            raise ScenarioError(
+                f"--case {name}",
+                "there is no such case",
+                did_you_mean(name, names),
+            )
+    return [p for p in planned if p.case.case in wanted or str(p.position) in wanted]
+
+
 def _cases(
     item: Scenario | Case, probe: Probe, sweeps: Mapping[str, Sequence[JsonValue]]
 ) -> list[Case]:
@@ -75,16 +94,15 @@ def _cases(
         if sweeps:
             raise ScenarioError("--sweep", "a record is one case and cannot be swept", "use --set")
         return [item]
-    backend = registry.get(probe.backend)
+    return expand.expand(item, sweeps=sweeps, refused=lambda knobs: bool(_refusals(knobs, probe)))
 
-    def refused(knobs: Knobs) -> bool:
-        return probe.available and bool(backend.refusals(knobs, probe))
 
-    return expand.expand(item, sweeps=sweeps, refused=refused)
+def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
+    # An unavailable backend may not even have an adapter that can be asked.
+    return registry.get(probe.backend).refusals(knobs, probe) if probe.available else []
 
 
 def _planned(case: Case, probe: Probe, position: int, versions: Mapping[str, str]) -> Planned:
-    backend = registry.get(probe.backend)
     series = identity.series_key(
         case.knobs,
         backend=probe.backend,
@@ -96,7 +114,7 @@ def _planned(case: Case, probe: Probe, position: int, versions: Mapping[str, str
         backend=probe.backend,
         probe=probe,
         position=position,
-        refusals=backend.refusals(case.knobs, probe) if probe.available else [],
+        refusals=_refusals(case.knobs, probe),
         keys=Keys(
             work=identity.work_key(case.knobs),
             series=series,

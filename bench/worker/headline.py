@@ -17,7 +17,6 @@ from bench.results.record import Noise
 from bench.scenarios.schema import Case
 from bench.worker import actual
 from bench.worker.building import Built
-from bench.worker.job import PARENT_VARIABLE
 from bench.worker.reporting import Reporter
 from bench.workload.step import Step, TrainStep
 
@@ -76,8 +75,8 @@ def measure(
     warm = warm_up(step, alignment, case.measure, prefetched, peers=peers, progress=reporter)
     plan = plan_windows(case.measure, warm.period_s)
     reporter.planned(plan.periods_per_window)
-    parent = os.environ.get(PARENT_VARIABLE)
-    monitor = NoiseMonitor(extra_pids=(int(parent),) if parent else ())
+    # Our parent, or torchrun's agent, has started all the other ranks.
+    monitor = NoiseMonitor(extra_pids=(os.getppid(),))
     issued, before = _counts(step), device.counters()
     quiet, begin = monitor.snapshot(), time.perf_counter()
     measured = measure_windows(step, alignment, plan, peers=peers, progress=reporter)
@@ -111,6 +110,7 @@ def evidence_of(
         knobs=case.knobs,
         window_s=tuple(headline.measured.window_s),
         residual_s=tuple(headline.measured.residual_s),
+        doubling_ratio=None,
         voided_windows=headline.measured.voided,
         windows_exhausted=headline.measured.exhausted,
         steady=headline.warm.steady,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,16 +73,20 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
             case, built, device, alignment, backend.prefetched(case.knobs), peers, reporter
         )
         evidence = headline.evidence_of(case, built, device, found, collectives)
-        report = RankReport(
-            window_s=found.measured.window_s,
-            peak_memory_bytes=device.peak_memory_bytes(),
-            host_peak_rss_bytes=host.peak_rss_bytes(),
-            checks=audit(evidence),
-            fallbacks=found.fallbacks(),
-        )
+        memory = device.peak_memory_bytes()
+        rss = host.peak_rss_bytes()
         diagnosed, diagnose_s = _diagnose(
             job, world, device, built, alignment, found, peers, events
         )
+    if diagnosed is not None:
+        evidence = replace(evidence, doubling_ratio=diagnosed.doubling_ratio)
+    report = RankReport(
+        window_s=found.measured.window_s,
+        peak_memory_bytes=memory,
+        host_peak_rss_bytes=rss,
+        checks=audit(evidence),
+        fallbacks=found.fallbacks(),
+    )
     events.enter(Phase.REPORT)
     reports = peers.gather(report) if isinstance(peers, DistPeers) else [report]
     device.close()
