@@ -30,7 +30,7 @@ def fence_waits(evidence: Evidence) -> Finding:
     A clock that is stopped while work is still queued reads the time of issuing it. After each
     window's fence an updated parameter is read, twice: what the first read takes beyond the second
     is work the fence did not wait for. The median over the windows must stay under 1 % of a window.
-    As a second witness, twice the work must not take about the same time.
+    As a second witness, on a quiet machine, twice the work must not take about the same time.
     """
     if not evidence.residual_s:
         return _FAIL, "no residual was read after any window"
@@ -43,7 +43,7 @@ def fence_waits(evidence: Evidence) -> Finding:
     )
     sees_work = True
     if evidence.doubling_ratio is not None:
-        sees_work = evidence.doubling_ratio >= _LEAST_DOUBLING
+        sees_work = evidence.doubling_ratio >= _LEAST_DOUBLING or not evidence.quiet
         text += f"; twice the work takes {evidence.doubling_ratio:.2f} times as long"
     return (_PASS if residual <= limit and sees_work else _FAIL), text
 

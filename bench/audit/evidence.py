@@ -19,8 +19,6 @@ class Evidence:
     """Clean windows, fence to fence. Unit: seconds."""
     residual_s: tuple[float, ...]
     """After each window: extra time of the first read of an updated parameter. Unit: seconds."""
-    doubling_ratio: float | None
-    """T(2K periods) / T(K periods) from the diagnostic pass; null: it did not run."""
     voided_windows: int
     windows_exhausted: bool
     """Compilations never stopped, and the launch kept fewer windows than planned."""
@@ -45,3 +43,7 @@ class Evidence:
     """Evidence of the all-reduce probe; null: one process."""
     asked: Mapping[str, JsonValue] = field(default_factory=dict)
     actual: Mapping[str, JsonValue] = field(default_factory=dict)
+    doubling_ratio: float | None = None
+    """T(2K periods) / T(K periods) from the diagnostic pass; null: it did not run."""
+    quiet: bool = True
+    """No noise monitor found the machine disturbed."""

@@ -12,6 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+from rich.text import Text
 
 from bench.results import statistics
 from bench.results.record import Launch, Outcome, Phase
@@ -152,11 +153,13 @@ class TerminalProgress:
     def _show(self, case: Progressing, text: str) -> None:
         so_far = _estimate(case.launches)
         so_far = f" · so far {so_far}" if so_far else ""
-        self._status.update(
-            f"[{self._number[id(case)]}/{len(self._number)}] {escape(case.planned.title)} · "
-            f"round {self._round + 1}, launch {len(case.launches) + 1}/{case.wanted} · {text}"
-            f"{so_far} · {_times(self._clock)}".replace("[", r"\[", 1)
+        line = (
+            f"[{self._number[id(case)]}/{len(self._number)}] {case.planned.title} · "
+            f"round {self._round + 1}, launch {len(case.launches) + 1}/{case.wanted} · "
+            f"{_times(self._clock)} · {text}{so_far}"
         )
+        # What does not fit is cut off: a line that wraps cannot rewrite itself.
+        self._status.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
 
 def _estimate(launches: Sequence[Launch]) -> str | None:

@@ -14,6 +14,8 @@ from bench.workload.step import TimedBatches
 
 _LATENCY_STEPS = 200
 _TWIN_WARM_UP_PERIODS = 4
+_DOUBLING_TRIES = 3
+_CLEARLY_DOUBLED = 1.6
 
 
 def run(
@@ -41,7 +43,7 @@ def run(
     """
     step = built.step
     skipped: list[str] = []
-    ratio = diagnose.doubling(step, alignment, periods, peers=peers)
+    ratio = _doubling(built, alignment, periods, peers)
     share: float | None = None
     twin: float | None = None
     if knobs.data.source == "device":
@@ -66,6 +68,16 @@ def run(
         latency=latency,
         skipped=skipped,
     )
+
+
+def _doubling(built: Built, alignment: Alignment, periods: int, peers: Peers) -> float:
+    """Return the clearest of a few readings: a busy machine bends one, a blind clock bends all."""
+    best = 0.0
+    for _ in range(_DOUBLING_TRIES):
+        best = max(best, diagnose.doubling(built.step, alignment, periods, peers=peers))
+        if best >= _CLEARLY_DOUBLED:
+            break
+    return best
 
 
 def _twin(

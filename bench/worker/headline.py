@@ -111,6 +111,7 @@ def evidence_of(
         window_s=tuple(headline.measured.window_s),
         residual_s=tuple(headline.measured.residual_s),
         doubling_ratio=None,
+        quiet=not headline.noise.reasons,
         voided_windows=headline.measured.voided,
         windows_exhausted=headline.measured.exhausted,
         steady=headline.warm.steady,
