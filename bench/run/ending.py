@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import bench
 from bench.results.record import CheckResult, Launch, Outcome, Phase
 from bench.worker.job import Failure, FailureKind, failure_file, log_file
 
@@ -149,14 +150,17 @@ def log_tail(folder: Path, rank: int) -> str | None:
 def scrub(text: str) -> str:
     """Replace this machine's folders, name and user by placeholders."""
     replaced = text
-    for path, name in (
+    folders = (
         (str(Path.cwd()), "<cwd>"),
+        (str(Path(bench.__file__).absolute().parent.parent), "<bench>"),
         (sys.prefix, "<env>"),
         (sys.base_prefix, "<python>"),
         (str(Path.home()), "<home>"),
-    ):
+    )
+    # The longest first, or a folder inside another would keep the rest of its path.
+    for path, name in sorted(folders, key=lambda folder: -len(folder[0])):
         if len(path) > 1:
-            replaced = replaced.replace(path, name)
+            replaced = re.sub(rf"{re.escape(path)}(?![\w.-])", name, replaced)
     for word, name in ((platform.node(), "<host>"), (_user(), "<user>")):
         if len(word) > 2:  # noqa: PLR2004 - a shorter name would match inside words
             replaced = re.sub(rf"\b{re.escape(word)}\b", name, replaced)
@@ -192,6 +196,10 @@ def _culprit(failures: dict[int, Failure], codes: Sequence[int | None]) -> int:
             return rank
     for rank, code in enumerate(codes):
         if code not in (0, None) and rank not in failures:
+            return rank
+    for rank, code in enumerate(codes):
+        # All that failed lost a peer: it is the one that left early and said nothing.
+        if failures and code == 0:
             return rank
     if failures:
         return min(failures.values(), key=lambda f: f.time).rank

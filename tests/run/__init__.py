@@ -1,0 +1,1 @@
+"""Running cases with real child processes."""

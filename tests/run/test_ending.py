@@ -1,0 +1,153 @@
+"""How a launch ended, judged from what it left: exit codes, failures, logs and counters."""
+
+from __future__ import annotations
+
+import platform
+import signal
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.results.record import Check, CheckResult, Outcome, Phase
+from bench.run import ending
+from bench.run.ending import End
+from bench.worker.job import Failure, FailureKind, failure_file, log_file
+from tests.builders import a_launch
+
+KILLED, ABORTED = -signal.SIGKILL, -signal.SIGABRT
+
+
+def fail(
+    folder: Path, rank: int, kind: FailureKind, message: str = "why", time: float = 1.0
+) -> None:
+    failure = Failure(rank=rank, kind=kind, phase=Phase.WARM_UP, message=message, time=time)
+    failure_file(folder, rank).write_text(failure.model_dump_json(), encoding="utf-8")
+
+
+def judge(folder: Path, *codes: int | None, memory: bool = False) -> End:
+    return ending.judge(folder, codes, [Phase.BUILD] * len(codes), memory)
+
+
+class TestSilentDeath:
+    def test_a_kill_is_a_crash_unless_the_kernel_killed_for_memory(self, tmp_path: Path) -> None:
+        assert judge(tmp_path, KILLED).outcome is Outcome.CRASH
+        end = judge(tmp_path, KILLED, memory=True)
+        assert end.outcome is Outcome.OOM
+        assert end.reason == "killed by the kernel for want of memory (SIGKILL)"
+        assert end.remedy is not None
+
+    def test_another_signal_is_a_crash_whatever_the_kernel_killed_elsewhere(
+        self, tmp_path: Path
+    ) -> None:
+        end = judge(tmp_path, -signal.SIGSEGV, memory=True)
+        assert (end.outcome, end.reason) == (
+            Outcome.CRASH,
+            "killed from outside or by a fault of its own (SIGSEGV)",
+        )
+
+    def test_an_abort_over_a_failed_allocation_is_out_of_memory(self, tmp_path: Path) -> None:
+        log_file(tmp_path, 0).write_text("terminate called ... std::bad_alloc\n", encoding="utf-8")
+        assert judge(tmp_path, ABORTED).outcome is Outcome.OOM
+
+    def test_any_other_abort_is_a_crash(self, tmp_path: Path) -> None:
+        log_file(tmp_path, 0).write_text("assertion failed\n", encoding="utf-8")
+        assert judge(tmp_path, ABORTED).outcome is Outcome.CRASH
+
+    def test_an_exit_code_without_words_is_told(self, tmp_path: Path) -> None:
+        assert judge(tmp_path, 7).reason == "the process ended with exit code 7 and gave no reason"
+
+
+class TestWhoIsToBlame:
+    def test_the_rank_with_a_reason_of_its_own_and_not_its_victims(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.PEER, "connection closed by peer", time=1.0)
+        fail(tmp_path, 1, FailureKind.OUT_OF_MEMORY, "out of memory", time=2.0)
+        end = judge(tmp_path, 1, 1)
+        assert (end.outcome, end.reason, end.phase) == (
+            Outcome.OOM,
+            "rank 1: out of memory",
+            Phase.WARM_UP,
+        )
+
+    def test_the_first_of_several_reasons(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "later", time=9.0)
+        fail(tmp_path, 1, FailureKind.EXCEPTION, "sooner", time=8.0)
+        assert judge(tmp_path, 1, 1).reason == "rank 1: sooner"
+
+    def test_the_killed_rank_and_not_the_one_that_lost_its_peer(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.PEER)
+        end = judge(tmp_path, 1, KILLED)
+        assert end.reason.startswith("rank 1: killed")
+
+    def test_the_rank_that_left_early_without_a_word(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.PEER)
+        end = judge(tmp_path, 1, 0)
+        assert end.reason == "rank 1: the process ended with exit code 0 and left no result"
+
+    def test_a_rank_that_we_ended_ourselves_is_never_to_blame(self, tmp_path: Path) -> None:
+        assert judge(tmp_path, None, 3).reason.startswith("rank 1: the process ended with")
+
+    def test_a_peer_failure_stands_where_nothing_better_is_known(self, tmp_path: Path) -> None:
+        fail(tmp_path, 1, FailureKind.PEER, "timed out waiting")
+        assert judge(tmp_path, None, 1).reason == "rank 1: timed out waiting"
+
+    def test_one_rank_is_not_named(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.UNSUPPORTED, "compile=inductor: no compiler")
+        end = judge(tmp_path, 1)
+        assert (end.outcome, end.reason) == (Outcome.UNSUPPORTED, "compile=inductor: no compiler")
+
+
+class TestLogTail:
+    def test_it_is_the_last_lines_of_a_log_of_any_size(self, tmp_path: Path) -> None:
+        with log_file(tmp_path, 0).open("w", encoding="utf-8") as log:
+            log.writelines(f"line {n}\n" for n in range(500_000))
+        lines = (ending.log_tail(tmp_path, 0) or "").splitlines()
+        assert lines == [f"line {n}" for n in range(499_970, 500_000)]
+
+    def test_bytes_that_are_no_text_cannot_reach_a_terminal(self, tmp_path: Path) -> None:
+        log_file(tmp_path, 0).write_bytes(b"\x1b[31mred\x00 \xff\xfe end\n")
+        tail = ending.log_tail(tmp_path, 0) or ""
+        assert "red" in tail
+        assert tail.endswith(" end")
+        assert all(c.isprintable() for c in tail)
+
+    def test_a_rank_that_said_nothing_has_none(self, tmp_path: Path) -> None:
+        assert ending.log_tail(tmp_path, 0) is None
+        log_file(tmp_path, 0).touch()
+        assert ending.log_tail(tmp_path, 0) is None
+
+
+class TestScrubbing:
+    def test_folders_of_this_machine_become_words(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", "/srv/elsewhere")
+        monkeypatch.setenv("LOGNAME", "u")
+        work = tmp_path / "work"
+        work.mkdir()
+        monkeypatch.chdir(work)
+        code = Path(bench.__file__).absolute()
+        said = ending.scrub(f"{work}/a.py /srv/elsewhere/b.py /srv/elsewhere2/c.py {code}")
+        assert said == "<cwd>/a.py <home>/b.py /srv/elsewhere2/c.py <bench>/bench/__init__.py"
+
+    def test_host_and_user_become_words_but_not_inside_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(platform, "node", lambda: "torchbox")
+        monkeypatch.setenv("LOGNAME", "mira")
+        said = ending.scrub("mira@torchbox: miracle on torchbox2")
+        assert said == "<user>@<host>: miracle on torchbox2"
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("result", [CheckResult.PASS, CheckResult.NOT_APPLICABLE])
+    def test_a_finite_loss_or_none_is_no_end(self, result: CheckResult) -> None:
+        check = Check(name="loss_finite", result=result, evidence="first 2.3, last 2.1")
+        assert ending.not_finite(a_launch(audit=[check])) is None
+
+    def test_a_loss_that_is_no_number_ends_the_case_as_nan(self) -> None:
+        check = Check(name="loss_finite", result=CheckResult.FAIL, evidence="first 2.3, last nan")
+        end = ending.not_finite(a_launch(audit=[check]))
+        assert end is not None
+        assert end.outcome is Outcome.NAN
+        assert end.reason == "the loss is not finite: first 2.3, last nan"
