@@ -78,18 +78,28 @@ class Prober:
     def probe(self, name: str) -> Probe:
         """Return what the probe child of that backend found; asks once.
 
+        An adapter that cannot be loaded is unavailable, so that it does not take the others along.
+
         Raises:
             BackendError: no such backend.
         """
         if name not in self._found:
-            get(name)
-            self._found[name] = _ask_child(name, self._timeout_s)
+            self._found[name] = self._ask(name)
         return self._found[name]
 
     def best(self) -> Probe | None:
         """Return the available backend that is preferred on this machine; null: none is."""
         available = [probe for name in names() if (probe := self.probe(name)).available]
         return max(available, key=lambda probe: probe.preferred, default=None)
+
+    def _ask(self, name: str) -> Probe:
+        try:
+            get(name)
+        except BackendError as error:
+            if name not in names():
+                raise
+            return _unavailable(name, str(error), "repair or remove the package that registers it")
+        return _ask_child(name, self._timeout_s)
 
 
 def _ask_child(name: str, timeout_s: float) -> Probe:
