@@ -1,0 +1,1 @@
+"""The audit: planted lies and honest evidence."""

@@ -1,0 +1,202 @@
+"""Every audit check, with the lie it is there for planted and absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from bench.audit.checks import CHECKS, audit, explain
+from bench.audit.evidence import Evidence
+from bench.results.record import Check, CheckResult
+from bench.scenarios.schema import Knobs
+
+PASS, FAIL, NA = CheckResult.PASS, CheckResult.FAIL, CheckResult.NOT_APPLICABLE
+
+HONEST = Evidence(
+    knobs=Knobs(batch_size=8, gradient_accumulation=2),
+    window_s=(1.0, 1.0, 1.0),
+    residual_s=(0.0, 0.001, 0.002),
+    voided_windows=0,
+    windows_exhausted=False,
+    steady=True,
+    steady_reason="two groups agree",
+    micro_batches=60,
+    samples=480,
+    batch_sizes=frozenset({8}),
+    updates=30,
+    executions=60,
+    expected_executions=60,
+    fallbacks={},
+    moved_share=1.0,
+    loss_first=6.9,
+    loss_last=6.5,
+    collectives=None,
+    asked={"precision": "fp32", "engine": "plain"},
+    actual={"precision": "fp32", "engine": "plain", "threads": 2},
+)
+
+
+def found(name: str, **changes: Any) -> Check:
+    """Return what one check finds in the honest evidence after these changes."""
+    (check,) = [c for c in audit(dataclasses.replace(HONEST, **changes)) if c.name == name]
+    return check
+
+
+def knobs(**changes: Any) -> Knobs:
+    return Knobs(**{"batch_size": 8, "gradient_accumulation": 2, **changes})
+
+
+def test_honest_evidence_fails_nothing() -> None:
+    results = {check.name: check.result for check in audit(HONEST)}
+    assert results.pop("collectives_real") is NA
+    assert set(results.values()) == {PASS}
+    assert len(results) == len(CHECKS) - 1
+
+
+def test_every_check_explains_itself_in_a_paragraph() -> None:
+    for check in CHECKS:
+        text = explain(check.__name__)
+        assert len(text) > 30
+        assert "\n" not in text
+
+
+def test_an_unknown_check_has_no_explanation() -> None:
+    with pytest.raises(KeyError):
+        explain("trust_me")
+
+
+class TestFence:
+    @pytest.mark.parametrize(
+        ("residual_s", "result"),
+        [
+            ((0.010, 0.010, 0.010), PASS),
+            ((0.011, 0.011, 0.011), FAIL),
+            ((0.0, 0.0, 0.9), PASS),
+            ((0.0, 0.9, 0.9), FAIL),
+        ],
+    )
+    def test_the_median_residual_may_be_one_percent_of_a_window(
+        self, residual_s: tuple[float, ...], result: CheckResult
+    ) -> None:
+        assert found("fence_waits", residual_s=residual_s).result is result
+
+    def test_a_short_window_does_not_make_the_time_of_a_read_a_lie(self) -> None:
+        short = (0.004, 0.004, 0.004)
+        assert found("fence_waits", window_s=short, residual_s=(0.0004,) * 3).result is PASS
+        assert found("fence_waits", window_s=short, residual_s=(0.0006,) * 3).result is FAIL
+
+    def test_a_fence_that_nobody_looked_behind_is_not_trusted(self) -> None:
+        assert found("fence_waits", residual_s=()).result is FAIL
+
+    def test_the_evidence_gives_residual_window_and_limit(self) -> None:
+        text = found("fence_waits", residual_s=(0.5,)).evidence
+        assert text == "median residual 500.000 ms after windows of 1000.0 ms (limit 10.000 ms)"
+
+
+class TestCompilations:
+    def test_a_voided_window_that_was_repeated_is_no_fault(self) -> None:
+        check = found("no_compile_in_window", voided_windows=2)
+        assert (check.result, check.evidence) == (PASS, "2 voided, 3 clean")
+
+    def test_compilations_that_never_stop_are(self) -> None:
+        check = found("no_compile_in_window", voided_windows=3, windows_exhausted=True)
+        assert check.result is FAIL
+        assert check.evidence == "compilations did not stop: 3 voided, 3 clean"
+
+    def test_a_warm_up_that_met_its_cap_is_told_with_its_reason(self) -> None:
+        check = found("steady_state", steady=False, steady_reason="no steady state within 5 s")
+        assert (check.result, check.evidence) == (FAIL, "no steady state within 5 s")
+
+
+class TestExecutions:
+    @pytest.mark.parametrize("executions", [59, 61, 0])
+    def test_fewer_or_more_graphs_than_expected_fail(self, executions: int) -> None:
+        check = found("executions_counted", executions=executions)
+        assert (check.result, check.evidence) == (FAIL, f"{executions} executions, expected 60")
+
+    def test_an_eager_device_has_none_to_count(self) -> None:
+        eager = {"executions": None, "expected_executions": None}
+        assert found("executions_counted", **eager).result is NA
+        assert found("no_fallbacks", **eager).result is NA
+
+    def test_a_compiled_module_cuts_graphs_of_its_own(self) -> None:
+        compiled = knobs(compile="openxla")
+        assert found("executions_counted", knobs=compiled, executions=180).result is NA
+
+    def test_operators_on_the_host_are_named_with_their_count(self) -> None:
+        check = found("no_fallbacks", fallbacks={"aten::nonzero": 30, "aten::addmm": 2})
+        assert check.result is FAIL
+        assert check.evidence == "operators that ran on the host: aten::addmm x2, aten::nonzero x30"
+
+
+class TestTraining:
+    @pytest.mark.parametrize(("share", "result"), [(0.0, FAIL), (0.49, FAIL), (0.5, PASS)])
+    def test_at_least_half_of_the_tensors_must_move(
+        self, share: float, result: CheckResult
+    ) -> None:
+        assert found("parameters_moved", moved_share=share).result is result
+
+    @pytest.mark.parametrize("updates", [0, 29, 31, 60])
+    def test_every_update_counts_once(self, updates: int) -> None:
+        check = found("updates_counted", updates=updates)
+        assert (check.result, check.evidence) == (FAIL, f"{updates} updates, expected 30")
+
+    def test_inference_neither_updates_nor_moves_nor_loses(self) -> None:
+        changes = {
+            "knobs": Knobs(task="infer"),
+            "updates": None,
+            "moved_share": None,
+            "loss_first": None,
+            "loss_last": None,
+        }
+        for name in ("parameters_moved", "updates_counted", "loss_finite"):
+            assert found(name, **changes).result is NA
+
+    @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("which", ["loss_first", "loss_last"])
+    def test_a_loss_that_is_no_number_fails(self, which: str, loss: float) -> None:
+        assert found("loss_finite", **{which: loss}).result is FAIL
+
+
+class TestBatch:
+    def test_a_halved_batch_fails_even_where_the_sum_is_claimed(self) -> None:
+        halved = found("batch_as_asked", batch_sizes=frozenset({4}), samples=240)
+        assert halved.result is FAIL
+        assert halved.evidence == "batch sizes seen: 4; asked 8; 240 samples"
+        assert found("batch_as_asked", batch_sizes=frozenset({4})).result is FAIL
+
+    def test_one_short_batch_among_many_fails(self) -> None:
+        assert found("batch_as_asked", batch_sizes=frozenset({3, 8}), samples=475).result is FAIL
+
+    def test_samples_that_were_never_issued_fail(self) -> None:
+        assert found("batch_as_asked", samples=472).result is FAIL
+
+    def test_no_batch_at_all_fails(self) -> None:
+        nothing = found("batch_as_asked", batch_sizes=frozenset(), samples=0)
+        assert nothing.result is FAIL
+        assert nothing.evidence.startswith("batch sizes seen: none")
+
+
+class TestAskedAndActual:
+    def test_a_substitution_is_told_with_both_values(self) -> None:
+        check = found("as_asked", actual={"precision": "fp32", "engine": "ddp"})
+        assert (check.result, check.evidence) == (FAIL, "engine: asked plain, ran ddp")
+
+    def test_what_cannot_be_read_back_is_not_taken_on_trust(self) -> None:
+        check = found("as_asked", actual={"precision": "fp32"})
+        assert (check.result, check.evidence) == (FAIL, "engine: asked plain, ran None")
+
+    def test_what_nobody_asked_for_may_be_anything(self) -> None:
+        assert found("as_asked").result is PASS
+
+
+class TestCollectives:
+    def test_several_processes_without_a_probe_fail(self) -> None:
+        two = knobs(processes=2)
+        assert found("collectives_real", knobs=two).result is FAIL
+        proof = "world 2 of 2, all-reduce of rank + 1 gives 3"
+        check = found("collectives_real", knobs=two, collectives=proof)
+        assert (check.result, check.evidence) == (PASS, proof)
