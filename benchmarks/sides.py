@@ -1,0 +1,193 @@
+"""Both sides of a comparison, each in a fresh process: one launch of the harness, or a script.
+
+It must not import torch, and it must not decide anything from the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.backends.base import Probe
+from bench.results.record import CheckResult
+from bench.results.statistics import launch_value
+from bench.run import launching
+from bench.run.ending import End
+from bench.run.launching import Order
+from bench.run.plan import plan
+from bench.scenarios.schema import Case, Knobs, Measure
+
+TIMEOUT_S = 900.0
+"""Of one process, compilation included."""
+
+
+class SideFailed(Exception):  # noqa: N818 - a result that could not be had, with its reason
+    """One side gave no number."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What both sides train, in the terms that both understand."""
+
+    name: str
+    model: str
+    model_kwargs: dict[str, Any]
+    image_size: int
+    """Unit: pixels."""
+    classes: int
+    batch_size: int
+    """Unit: samples."""
+
+
+@dataclass(frozen=True)
+class HarnessValue:
+    """What one launch of the harness found."""
+
+    samples_per_s: float
+    failed_checks: list[str] = field(default_factory=list)
+    noise: list[str] = field(default_factory=list)
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            name="small-vit",
+            model="vit_tiny_patch16_224",
+            model_kwargs={
+                "img_size": 32,
+                "patch_size": 8,
+                "embed_dim": 64,
+                "depth": 2,
+                "num_heads": 2,
+            },
+            image_size=32,
+            classes=10,
+            batch_size=8,
+        ),
+        Workload(
+            name="vit-tiny",
+            model="vit_tiny_patch16_224",
+            model_kwargs={},
+            image_size=224,
+            classes=1000,
+            batch_size=8,
+        ),
+    )
+}
+"""A step of `small-vit` takes about 3 ms on one core: there the harness's own time would show."""
+
+
+def knobs_of(workload: Workload, *, source: str, threads: int) -> Knobs:
+    """Return the knobs by which the harness runs the workload."""
+    return Knobs.model_validate(
+        {
+            "model": workload.model,
+            "model_kwargs": workload.model_kwargs,
+            "image_size": workload.image_size,
+            "classes": workload.classes,
+            "batch_size": workload.batch_size,
+            "data": {"source": source},
+            "threads": threads,
+        }
+    )
+
+
+def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: int) -> HarnessValue:
+    """Run one launch with a budget of so many seconds inside windows.
+
+    Raises:
+        SideFailed: the backend refuses the case, or the launch ended without a result.
+    """
+    case = Case(
+        scenario="overhead",
+        case=knobs.model,
+        knobs=knobs,
+        measure=Measure(launches=1, budget_s=seconds, diagnostics=False, timeout_s=TIMEOUT_S),
+    )
+    [planned] = plan([case], [probe], {})
+    if not planned.runnable:
+        raise SideFailed("; ".join(str(refusal) for refusal in planned.refusals))
+    order = Order(
+        planned=planned,
+        index=number,
+        seed=seed,
+        session="overhead",
+        round=number,
+        timeout_s=TIMEOUT_S,
+        cache="none",
+    )
+    result = launching.run(order, lambda _event: None, lambda: False)
+    if isinstance(result, End):
+        raise SideFailed(f"the harness: {result.outcome}: {result.reason}")
+    failed = [check.name for check in result.audit if check.result is CheckResult.FAIL]
+    return HarnessValue(launch_value(result), failed, result.noise.reasons)
+
+
+def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
+    """Run a script of this folder and return the JSON document on its last line.
+
+    Args:
+        name: Its file name.
+        arguments: Options of its command line, without the dashes.
+        threads: Given to every thread pool that reads the environment: OpenMP's and MKL's, and
+            that of XLA on the host's processors (NPROC).
+
+    Raises:
+        SideFailed: it ended badly, or not at all.
+    """
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), str(threads))
+    options = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, str(Path(__file__).with_name(name)), *options]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PJRT_DEVICE": "CPU", **variables},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise SideFailed(f"{name} did not end within {TIMEOUT_S:g} s") from expired
+    if done.returncode != 0:
+        raise SideFailed(f"{name} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def handwritten(
+    workload: Workload,
+    *,
+    backend: str,
+    source: str,
+    threads: int,
+    warm_up: int,
+    steps: int,
+    seed: int,
+) -> float:
+    """Run the hand-written loop over so many timed steps. Unit: samples per second.
+
+    Raises:
+        SideFailed: see `script`.
+    """
+    arguments = {
+        "backend": backend,
+        "model": workload.model,
+        "model-kwargs": json.dumps(workload.model_kwargs),
+        "image-size": workload.image_size,
+        "classes": workload.classes,
+        "batch-size": workload.batch_size,
+        "source": source,
+        "threads": threads,
+        "warm-up": warm_up,
+        "steps": steps,
+        "seed": seed,
+    }
+    return float(script("handwritten_loop.py", arguments, threads=threads)["samples_per_s"])
