@@ -129,7 +129,9 @@ class XlaDevice(Device):
                 f"the device stores a float32 as {found} (1 + 2**-10 comes back as {returned}); "
                 f"XLA_USE_BF16 is {os.environ.get('XLA_USE_BF16', 'not set')}",
             )
-        return {"float32_stored_as": "bfloat16" if as_bf16 else "float32"}
+        if as_bf16:
+            return {"float32_stored_as": "bfloat16", "precision": "bf16-env"}
+        return {"float32_stored_as": "float32"}
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what the runtime says of itself, and the settings it was started with."""
