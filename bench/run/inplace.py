@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from bench.worker.job import Job
 from bench.worker.main import RankFailed, run_rank
 
 _EXIT_OK, _EXIT_CASE = 0, 4
+_GRACE_S = 5.0
 
 
 def world() -> World | None:
@@ -62,6 +64,9 @@ def run(
     session = new_id(datetime.now(UTC))
     launch: Launch | None = None
     end = recording.refused(case)
+    if end is not None and place.rank != 0:
+        # torchrun ends all ranks once one has failed: rank 0 speaks, after it has recorded.
+        return _EXIT_OK
     variables: dict[str, str] = {}
     if end is None:
         variables = registry.get(case.backend).environment(case.case.knobs, case.probe)
@@ -69,6 +74,9 @@ def run(
         try:
             launch = _launch(case, session, place)
         except RankFailed as failed:
+            if place.rank != 0:
+                # Most failures meet all ranks, and rank 0 must record its own before we end it.
+                time.sleep(_GRACE_S)
             end = ending.reported(failed.failure)
             if end.bad_case:
                 raise ScenarioError(case.title, end.reason) from failed

@@ -160,6 +160,7 @@ class Bench:
     def start(
         self,
         *arguments: str,
+        before: tuple[str, ...] = (),
         command: tuple[str, ...] = ("-m", "bench"),
         environment: Mapping[str, str] | None = None,
     ) -> Running:
@@ -167,7 +168,7 @@ class Bench:
         out, err = (self.temporary.parent / f"{self._calls}.{name}" for name in ("out", "err"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *command, *arguments],
+                [*before, sys.executable, *command, *arguments],
                 cwd=self.cwd,
                 env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
