@@ -96,6 +96,8 @@ class PlainProgress:
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
         """Say what came out, and how far the run is."""
         self._clock.note(case, seconds)
+        if isinstance(result, End) and result.bad_case:
+            return  # the command ends with a message of its own
         if isinstance(result, End):
             told = f"{result.outcome} in {result.phase}: {result.reason}"
         else:

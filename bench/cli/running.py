@@ -72,8 +72,9 @@ def run(request: Request) -> int:
             rounds.recover()
         records = rounds.run()
         scratch.sweep()
-    _print(request, [*done.values(), *records])
     complaints = [case.complaint for case in rounds.cases if case.complaint is not None]
+    if (rows := [*done.values(), *records]) or not complaints:
+        _print(request, rows)
     for complaint in complaints:
         print(f"bench: {complaint}", file=sys.stderr)
     if rounds.interrupted:

@@ -1,0 +1,3 @@
+from tests.run.conftest import bench
+
+__all__ = ["bench"]
