@@ -8,10 +8,12 @@ devices; `resident` builds the pool that a device source rotates through.
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
@@ -88,7 +90,13 @@ class Endless(Sampler[int]):
 
 
 def loader(knobs: Knobs, image_size: int, seed: int) -> DataLoader[Any]:
-    """Return the endless host loader of the case's source. Batches have the size asked for."""
+    """Return the endless host loader of the case's source. Batches have the size asked for.
+
+    Without workers samples are drawn in this process, so its generators are seeded here: ranks
+    share the seed of their weights, and would draw the same samples.
+    """
+    if knobs.data.workers == 0:
+        _seed_this_process(seed)
     if knobs.data.source == "cached":
         pool = PooledBatches(draw_pool(knobs, image_size, seed))
         return DataLoader(pool, batch_size=None, **_workers(knobs, seed))
@@ -135,6 +143,13 @@ def resident(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> 
     return ResidentBatches(
         [(images.to(dtype).to(device), labels.to(device)) for images, labels in pool]
     )
+
+
+def _seed_this_process(seed: int) -> None:
+    # timm's transforms draw from all three; a worker process seeds its own.
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def _workers(knobs: Knobs, seed: int) -> dict[str, Any]:

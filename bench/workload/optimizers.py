@@ -37,10 +37,25 @@ def build(knobs: Knobs, parameters: Iterable[torch.nn.Parameter]) -> torch.optim
         arguments["momentum"] = knobs.momentum
     arguments |= _IMPLEMENTATIONS[knobs.optimizer_impl]
     trainable = [p for p in parameters if p.requires_grad]
-    try:
-        return _CLASSES[knobs.optimizer](trainable, **arguments)
-    except RuntimeError as error:
-        raise Unsupported("optimizer_impl", knobs.optimizer_impl, str(error)) from error
+    if knobs.optimizer_impl == "fused":
+        _try_fused(_CLASSES[knobs.optimizer], arguments, trainable)
+    return _CLASSES[knobs.optimizer](trainable, **arguments)
+
+
+def _try_fused(
+    rule: type[torch.optim.Optimizer],
+    arguments: dict[str, Any],
+    trainable: list[torch.nn.Parameter],
+) -> None:
+    """Update one number of each kind: torch looks for its kernel no sooner than that."""
+    kinds = {(p.device, p.dtype) for p in trainable}
+    for device, dtype in kinds:
+        probe = torch.nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+        probe.grad = torch.zeros_like(probe)
+        try:
+            rule([probe], **arguments).step()
+        except RuntimeError as error:
+            raise Unsupported("optimizer_impl", "fused", str(error)) from error
 
 
 class UpdateCounter:

@@ -92,7 +92,8 @@ def verdicts(true_ratio: float, spread: float, count: int) -> Iterator[Verdict]:
 
 
 @pytest.mark.parametrize(
-    ("true_ratio", "wrong"), [(0.97, Verdict.INSIDE), (1.03, Verdict.INSIDE), (1.0, Verdict.OUTSIDE)]
+    ("true_ratio", "wrong"),
+    [(0.97, Verdict.INSIDE), (1.03, Verdict.INSIDE), (1.0, Verdict.OUTSIDE)],
 )
 def test_looking_after_every_pair_rarely_ends_in_the_wrong_verdict(
     true_ratio: float, wrong: Verdict

@@ -1,0 +1,83 @@
+"""What a rank says about its own end; torch is not needed for any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.backends.base import Unsupported, World
+from bench.results.record import Phase
+from bench.worker import main
+from bench.worker.events import Events
+from bench.worker.job import Failure, FailureKind, failure_file
+from bench.workload.errors import BadCase
+from tests.worker.a_job import a_case, a_job
+
+
+def compiler_error() -> Exception:
+    kind = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+    error = kind("CppCompileError: C++ compile error")
+    assert isinstance(error, Exception)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (BadCase("model=x: no such model"), FailureKind.BAD_CASE),
+        (Unsupported("precision", "fp8", "no kernel"), FailureKind.UNSUPPORTED),
+        (MemoryError(), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), FailureKind.OUT_OF_MEMORY),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate"
+                " memory: you tried to allocate 9 bytes"
+            ),
+            FailureKind.OUT_OF_MEMORY,
+        ),
+        (OSError("[Errno 12] Cannot allocate memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711"), FailureKind.PEER),
+        (RuntimeError("Read error: Connection reset by peer"), FailureKind.PEER),
+        (RuntimeError("Timed out waiting 600000ms for recv"), FailureKind.PEER),
+        (compiler_error(), FailureKind.COMPILE),
+        (ValueError("anything else"), FailureKind.EXCEPTION),
+    ],
+)
+def test_the_kind_follows_from_the_exception(error: Exception, kind: FailureKind) -> None:
+    assert main.describe(error, rank=1, phase=Phase.BUILD).kind is kind
+
+
+def test_a_users_mistake_is_told_in_its_own_words_and_others_name_their_type() -> None:
+    mistake = main.describe(BadCase("classes=3: too few"), 0, Phase.BUILD)
+    assert mistake.message == "classes=3: too few"
+    fault = main.describe(ValueError("odd"), 0, Phase.MEASURE)
+    assert (fault.message, fault.phase, fault.rank) == ("ValueError: odd", Phase.MEASURE, 0)
+
+
+def test_a_refusal_travels_with_its_knob() -> None:
+    failure = main.describe(Unsupported("channels_last", True, "no"), 0, Phase.BUILD)
+    assert failure.refusal is not None
+    assert (failure.refusal.knob, failure.refusal.value) == ("channels_last", True)
+
+
+def test_a_long_message_is_cut_to_its_first_lines() -> None:
+    lines = main.describe(RuntimeError("a\n\nb\nc\nd"), 0, Phase.BUILD)
+    assert lines.message == "RuntimeError: a b"
+    long = main.describe(RuntimeError("x" * 1000), 0, Phase.BUILD)
+    assert len(long.message) == 400
+    assert long.message.endswith("…")
+
+
+def test_a_rank_that_fails_leaves_its_reason_behind_and_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("BENCH_EVENTS_FD", raising=False)
+    job = a_job(tmp_path, a_case()).model_copy(update={"backend": "no-such-backend"})
+    with pytest.raises(main.RankFailed):
+        main.run_rank(job, World(rank=1, size=2), Events(1))
+    written = Failure.model_validate_json(failure_file(tmp_path, 1).read_bytes())
+    assert written.rank == 1
+    assert "no-such-backend" in written.message or "torch" in written.message
+    assert [path.name for path in tmp_path.iterdir()] == ["failure-1.json"]
+    assert "Traceback" in capfd.readouterr().err

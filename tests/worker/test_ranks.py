@@ -1,0 +1,88 @@
+"""Two ranks of one launch: they start from the same weights and train on different samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.torch
+
+ROOT = Path(__file__).parents[2]
+RANK = """
+import sys
+from tests.worker.test_ranks import rank
+rank(sys.argv[1])
+"""
+
+
+def rank(folder: str) -> None:
+    """Build the work as one of two ranks, and print what it starts from and is fed."""
+    from bench.backends.cpu import CpuDevice
+    from bench.worker import building, peers
+    from tests.worker.a_job import a_case, a_job
+
+    case = a_case({"processes": 2, "data": {"source": "random"}})
+    world, device = peers.world_from_environment(), CpuDevice(1)
+    peers.join(world, device, Path(folder))
+    evidence = peers.prove_collectives(world, device)
+    built = building.build(a_job(Path(folder), case), world, device)
+    images, _labels = next(built.step.batches)
+    weights = torch.cat([p.detach().flatten() for p in built.model.parameters()])
+    together = peers.DistPeers(world, device)
+    found: dict[str, Any] = {
+        "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
+        "images": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
+        "evidence": evidence,
+        "most": together.most(float(world.rank)),
+        "any": together.any(world.rank == 1),
+        "none": together.any(False),
+        "gathered": together.gather(world.rank),
+    }
+    print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(folder)],
+            cwd=ROOT,
+            env={**os.environ, **loopback, "RANK": str(index), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        answers = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0, 0]
+    return [json.loads(answer.splitlines()[-1]) for answer in answers]
+
+
+def test_ranks_share_their_weights_and_not_their_samples(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    assert ranks[0]["images"] != ranks[1]["images"]
+
+
+def test_the_all_reduce_probe_adds_over_both(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["evidence"] == "world 2 of 2, all-reduce of rank + 1 gives 3"
+
+
+def test_ranks_agree_and_only_the_first_gathers(ranks: list[dict[str, Any]]) -> None:
+    assert [r["most"] for r in ranks] == [1.0, 1.0]
+    assert [r["any"] for r in ranks] == [True, True]
+    assert [r["none"] for r in ranks] == [False, False]
+    assert [r["gathered"] for r in ranks] == [[0, 1], None]

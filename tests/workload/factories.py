@@ -1,0 +1,14 @@
+"""What a user's own module could offer as `module:factory`."""
+
+import torch
+
+
+def mlp(width: int = 8, classes: int = 10) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(width, classes))
+
+
+def not_a_module() -> str:
+    return "a string"
+
+
+NOT_CALLABLE = 3
