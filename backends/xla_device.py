@@ -140,6 +140,8 @@ class XlaDevice(Device):
             "pjrt": str(xr.device_type()),
             "kind": str(xm.xla_device_kind(self.torch_device)),
             "torch_xla": str(torch_xla.__version__),
+            # The pool cannot be asked for its size; NPROC is all that it is made from.
+            "threads": _thread_pool_size(),
             **{name: os.environ.get(name) for name in _SETTINGS},
         }
 
@@ -153,6 +155,12 @@ class XlaDevice(Device):
             feed.close()
         self._feeds.clear()
         self._kept.clear()
+
+
+def _thread_pool_size() -> int | None:
+    """Return the size of the host's thread pool; null: the work runs elsewhere, or nothing set."""
+    size = os.environ.get("NPROC")
+    return int(size) if size is not None and xr.device_type() == "CPU" else None
 
 
 def _read_counters() -> Counters:
