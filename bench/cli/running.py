@@ -96,7 +96,8 @@ def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
     settings = list(request.settings)
     if world_size is not None:
         settings.append(f"processes={world_size}")
-    work = [_work(name, settings, request.results) for name in request.scenarios]
+    names = dict.fromkeys(request.scenarios)
+    work = [_work(name, settings, request.results) for name in names]
     sweeps = overrides.parse_sweeps(request.sweeps)
     return choose(plan(work, _probes(request.backends), sweeps), request.cases)
 
