@@ -28,6 +28,10 @@ TRANSFER_THREADS = 1
 _OLDEST = (2, 9)
 _KNOWN_DEVICES = ("CPU", "TPU")
 _REMEDY = 'install a matching pair with: pip install "accelbench[xla]"'
+_BARRIER_REMOVAL = "cse_barrier_expander"
+"""The pass by which XLA's CPU compiler drops the barrier around a recomputation, before its
+common-subexpression elimination merges the recomputation with the original: nothing would be
+computed again."""
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE, _ACCELERATOR_CLASS = "0x1ae0", "0x12"
 
@@ -90,6 +94,9 @@ class XlaBackend(Backend):
             # NPROC, else the number of visible CPUs.
             threads = str(knobs.threads or host.cpus_visible())
             chosen |= {"NPROC": threads, "OMP_NUM_THREADS": threads}
+            if knobs.activation_checkpointing:
+                flags = os.environ.get("XLA_FLAGS", "")
+                chosen["XLA_FLAGS"] = _disabling(_BARRIER_REMOVAL, flags)
         return chosen
 
     def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
@@ -197,6 +204,14 @@ def _device_environment(pjrt: str) -> dict[str, str]:
         "XLA_REGISTER_INSTALLED_PLUGINS": "0",
         "XLA_PERSISTENT_CACHE_PATH": "",
     }
+
+
+def _disabling(name: str, flags: str) -> str:
+    """Return XLA_FLAGS with one more compiler pass switched off."""
+    option = "--xla_disable_hlo_passes="
+    others = [flag for flag in flags.split() if not flag.startswith(option)]
+    passes = [flag.removeprefix(option) for flag in flags.split() if flag.startswith(option)]
+    return " ".join([*others, option + ",".join([*passes, name])])
 
 
 def _installation_problem() -> tuple[str, str] | None:

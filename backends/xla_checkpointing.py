@@ -2,7 +2,8 @@
 
 torch's version fails on XLA tensors, and a recomputation that XLA can see through is merged with
 the original by common-subexpression elimination. torch_xla's version puts a barrier between the
-two, in the re-entrant form only; here it is given the calling conventions of the other form, which
+two (which the CPU compiler keeps only under the flag that the planning half sets), in the
+re-entrant form only; here it is given the calling conventions of the other form, which
 models use. Imported inside workers only.
 """
 
