@@ -47,7 +47,7 @@ class CpuBackend(Backend):
         return Probe(
             backend=self.name,
             available=True,
-            device_model=host.cpu_model(),
+            device_model=host.processor(),
             device_count=1,
             preferred=10,
             facts={

@@ -24,6 +24,12 @@ def cpu_model(proc: Path = Path("/proc")) -> str:
     return platform.processor() or platform.machine() or "unknown CPU"
 
 
+def processor() -> str:
+    """Return the processor with the CPUs we may use: together they are the device of a CPU row."""
+    count = cpus_visible()
+    return f"{cpu_model()}, {count} CPU{'' if count == 1 else 's'}"
+
+
 def cpus_visible() -> int:
     """Return how many CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):

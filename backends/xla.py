@@ -71,7 +71,7 @@ class XlaBackend(Backend):
         return Probe(
             backend=self.name,
             available=True,
-            device_model=f"{host.cpu_model()} (PJRT CPU)" if on_cpu else kind,
+            device_model=f"{host.processor()} (PJRT CPU)" if on_cpu else kind,
             device_count=count,
             flavour=flavour,
             preferred=5 if on_cpu else 50,

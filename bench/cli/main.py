@@ -156,6 +156,17 @@ def run(
         results=results,
         resume=resume,
         format=format.value,
+        for_our_launcher=[
+            option
+            for option, given in (
+                ("--resume", resume),
+                ("--launches", launches is not None),
+                ("--precision-target", precision_target is not None),
+                ("--processes", processes is not None),
+                ("--timeout", timeout is not None),
+            )
+            if given
+        ],
     )
     raise typer.Exit(running.dry_run(request) if dry_run else running.run(request))
 

@@ -16,7 +16,7 @@ from bench.backends.base import Probe
 from bench.backends.registry import BackendError, Prober, names
 from bench.cli import progress
 from bench.results import table as tables
-from bench.results.record import Outcome
+from bench.results.record import Keys, Outcome
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Store, Stored, StoreError, new_id
@@ -24,10 +24,15 @@ from bench.run import inplace
 from bench.run.plan import Planned, choose, plan
 from bench.run.rounds import Rounds
 from bench.scenarios import compose, overrides
+from bench.scenarios.errors import ScenarioError
 from bench.scenarios.schema import Case, Scenario
 
 EXIT_OK, EXIT_USAGE, EXIT_CASE, EXIT_INTERRUPTED = 0, 2, 4, 130
 _GOOD = (Outcome.OK, Outcome.UNSUPPORTED)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_Name = tuple[str, str, str]
+"""Fingerprint, scenario and case."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Request:
     results: Path
     resume: bool
     format: str
+    for_our_launcher: list[str]
+    """Options given that only our own launcher can honour."""
 
 
 def run(request: Request) -> int:
@@ -52,13 +59,14 @@ def run(request: Request) -> int:
     """
     world = inplace.world()
     if world is not None:
+        _refuse_in_place(request)
         planned = _planned(request, world.size)
         return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
     store = Store(request.results)
     planned = _planned(request)
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
-    left = [p for p in planned if p.keys.fingerprint not in done]
+    left = [p for p in planned if _name(p.keys, p.case) not in done]
     with Scratch(request.results) as scratch, _stop_on_signals() as stopping:
         rounds = Rounds(
             left,
@@ -90,6 +98,15 @@ def dry_run(request: Request) -> int:
 
     listing.cases(_planned(request), request.format)
     return EXIT_OK
+
+
+def _refuse_in_place(request: Request) -> None:
+    for option in request.for_our_launcher:
+        raise ScenarioError(
+            option,
+            "has no meaning under torchrun, where every rank runs one launch",
+            "leave it out, or leave torchrun out and use --processes P",
+        )
 
 
 def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
@@ -126,14 +143,18 @@ def _probes(backends: Sequence[str]) -> list[Probe]:
     return [best]
 
 
-def _already_done(store: Store, planned: Sequence[Planned]) -> dict[str, Stored]:
-    wanted = {p.keys.fingerprint for p in planned}
-    newest: dict[str, Stored] = {}
+def _already_done(store: Store, planned: Sequence[Planned]) -> dict[_Name, Stored]:
+    wanted = {_name(p.keys, p.case) for p in planned}
+    newest: dict[_Name, Stored] = {}
     for item in store.records():
-        key = item.record.keys.fingerprint
-        if key in wanted and item.record.outcome in _GOOD:
-            newest[key] = item
+        name = _name(item.record.keys, item.record.requested)
+        if name in wanted and item.record.outcome in _GOOD:
+            newest[name] = item
     return newest
+
+
+def _name(keys: Keys, case: Case) -> _Name:
+    return keys.fingerprint, case.scenario, case.case
 
 
 def _print(request: Request, records: Sequence[Stored]) -> None:
@@ -150,9 +171,12 @@ def _stop_on_signals() -> Iterator[list[int]]:
             # Whoever asks twice does not want to wait for records; the children die with us.
             os._exit(EXIT_INTERRUPTED)
         received.append(number)
-        print("\nstopping: recording what was measured (again to stop at once)", file=sys.stderr)
+        # Not print: the signal may have come in the middle of a print.
+        os.write(2, b"\nstopping: recording what was measured (again to stop at once)\n")
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # What whoever started us has us ignore (nohup) stays ignored.
+    heeded = [s for s in _STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, note) for s in heeded}
     try:
         yield received
     finally:

@@ -18,7 +18,7 @@ from bench.backends.base import World
 from bench.results.record import Launch, Outcome
 from bench.results.store import Store, Stored, new_id
 from bench.run import ending, recording
-from bench.run.plan import Planned
+from bench.run.plan import Planned, for_one_launch
 from bench.run.rounds import launch_seed
 from bench.scenarios.errors import ScenarioError
 from bench.worker.events import Events
@@ -99,7 +99,7 @@ def _only(planned: Sequence[Planned]) -> Planned:
             "choose one with --case, or leave torchrun out and use --processes P, which launches "
             "the ranks of every case by itself",
         )
-    return planned[0]
+    return for_one_launch(planned[0])
 
 
 def _launch(planned: Planned, session: str, place: World) -> Launch | None:

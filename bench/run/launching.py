@@ -29,6 +29,8 @@ _TICK_S = 0.1
 _GRACE_S = 5.0
 """After one rank has failed, the others get this long to fail with a reason of their own."""
 _HANG_FACTOR = 10.0
+_STEADY_GROUPS = 2
+"""Step groups after which a rank's silence is judged; before, only the case's timeout is."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,36 @@ class _Pulse:
 
     def __init__(self, ranks: int, hang_s: float) -> None:
         self._heard: list[float | None] = [None] * ranks
+        self._steps = [0] * ranks
         self._longest = 0.0
         self._hang_s = hang_s
         self.phases = [Phase.START] * ranks
 
     def hear(self, event: Event) -> None:
+        if not 0 <= event.rank < len(self.phases):
+            return  # not from us: a program under test may write to any descriptor it inherits
         now = time.monotonic()
         self.phases[event.rank] = event.phase
         before = self._heard[event.rank]
-        stepping = event.phase in (Phase.WARM_UP, Phase.MEASURE)
-        if stepping and event.done is not None and before is not None:
-            self._longest = max(self._longest, now - before)
-        self._heard[event.rank] = now if stepping else None
+        if event.phase not in (Phase.WARM_UP, Phase.MEASURE):
+            self._heard[event.rank] = None
+            return
+        if event.expected_s is not None:
+            self._longest = max(self._longest, event.expected_s)
+        if event.done is not None:
+            self._steps[event.rank] += 1
+            if before is not None:
+                self._longest = max(self._longest, now - before)
+        self._heard[event.rank] = now
 
     def silent_rank(self) -> tuple[int, float] | None:
         """Return the rank that has been silent for too long, and for how long."""
         now = time.monotonic()
         limit = max(self._hang_s, _HANG_FACTOR * self._longest)
         for rank, heard in enumerate(self._heard):
-            if heard is not None and now - heard > limit:
+            # Until a rank steps steadily it may be compiling, which has no length to go by.
+            steady = self._steps[rank] >= _STEADY_GROUPS
+            if heard is not None and steady and now - heard > limit:
                 return rank, now - heard
         return None
 

@@ -5,8 +5,13 @@ Nothing is started here but the probe children of the backends that are asked fo
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -59,13 +64,34 @@ def plan(
         ScenarioError: a case is not valid, or names data that is not there.
     """
     versions = environment.versions()
-    planned = []
+    planned: dict[tuple[str, str, str], Planned] = {}
+    positions: Counter[tuple[str, str]] = Counter()
     for item in work:
         for probe in probes:
-            for position, case in enumerate(_cases(item, probe, sweeps)):
+            for case in _cases(item, probe, sweeps):
                 _check_data(case)
-                planned.append(_planned(case, probe, position, versions))
-    return planned
+                # Cases of one scenario keep counting over several arguments: one of them is first.
+                place = (case.scenario, probe.backend)
+                found = _planned(case, probe, positions[place], versions)
+                key = (found.keys.fingerprint, case.scenario, case.case)
+                if key not in planned:
+                    planned[key] = found
+                    positions[place] += 1
+    return list(planned.values())
+
+
+def for_one_launch(planned: Planned) -> Planned:
+    """Return the case as one launch with its share of the budget, under its own fingerprint."""
+    measure = planned.case.measure
+    alone = measure.model_copy(
+        update={
+            "launches": 1,
+            "precision_target": None,
+            "budget_s": measure.budget_s / measure.launches,
+        }
+    )
+    case = planned.case.model_copy(update={"measure": alone})
+    return _planned(case, planned.probe, planned.position, environment.versions())
 
 
 def choose(planned: Sequence[Planned], wanted: Sequence[str]) -> list[Planned]:
@@ -122,16 +148,37 @@ def _planned(case: Case, probe: Probe, position: int, versions: Mapping[str, str
                 series,
                 case.knobs,
                 case.measure,
-                versions=versions,
+                versions={**versions, **_own_code(case.knobs.model)},
                 measurement=MEASUREMENT_VERSION,
             ),
         ),
     )
 
 
+def _own_code(model: str) -> dict[str, str]:
+    """Return a digest of the file that a user's own factory is in; empty for a timm model.
+
+    The module is found without importing it. What it imports in turn is not seen.
+    """
+    name, is_own, _ = model.partition(":")
+    if not is_own:
+        return {}
+    places: Sequence[str] | None = [str(Path.cwd()), *sys.path]
+    spec = None
+    for depth in range(1, name.count(".") + 2):
+        parts = name.split(".")[:depth]
+        spec = PathFinder.find_spec(".".join(parts), places)
+        if spec is None:
+            break
+        places = spec.submodule_search_locations
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return {"model": "not found"}
+    return {"model": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()}
+
+
 def _check_data(case: Case) -> None:
     kind, _, path = case.knobs.data.source.partition(":")
-    if kind == "folder" and not Path(path).expanduser().is_dir():
+    if kind == "folder" and not Path(os.path.expanduser(path)).is_dir():  # noqa: PTH111
         raise ScenarioError(
             f"{case.scenario} / {case.case}: data.source",
             f"there is no folder {path}",

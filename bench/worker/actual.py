@@ -29,16 +29,26 @@ _ASKED_TRAINING = (
     "weight_decay",
     "momentum",
     "gradient_accumulation",
-    "activation_checkpointing",
 )
+_CHECKPOINTING = "grad_checkpointing"
+"""Where timm's models keep whether they checkpoint."""
 
 
-def asked(knobs: Knobs) -> dict[str, JsonValue]:
-    """Return the settings that `actual` can read back, as the case asks for them."""
+def asked(knobs: Knobs, model: torch.nn.Module, image_size: int) -> dict[str, JsonValue]:
+    """Return the settings that `actual` can read back, as the case asks for them.
+
+    Args:
+        knobs: The case.
+        model: Tells what it lets be read back.
+        image_size: Of the samples that the model was built for. Unit: pixels.
+    """
     names = _ASKED_ALWAYS + (_ASKED_TRAINING if knobs.task == "train" else ())
     wanted: dict[str, JsonValue] = {name: getattr(knobs, name) for name in names}
+    wanted["image_size"] = image_size
     if knobs.threads is not None:
         wanted["threads"] = knobs.threads
+    if knobs.task == "train" and hasattr(model, _CHECKPOINTING):
+        wanted["activation_checkpointing"] = knobs.activation_checkpointing
     return wanted
 
 
@@ -66,6 +76,7 @@ def actual(
         "precision": _precision(device, knobs, model, proven),
         "compile": _compilation(step, knobs),
         "batch_size": min(step.batch_sizes) if len(step.batch_sizes) == 1 else None,
+        "image_size": min(step.image_sizes) if len(step.image_sizes) == 1 else None,
         "channels_last": _is_channels_last(model, knobs),
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameter_types": ", ".join(
@@ -78,9 +89,9 @@ def actual(
         found |= optimizers.describe_actual(step.optimizer)
         updates = step.counter.updates
         found["gradient_accumulation"] = step.micro_batches // updates if updates else None
-        found["activation_checkpointing"] = bool(
-            getattr(model, "grad_checkpointing", knobs.activation_checkpointing)
-        )
+        # Null where the model does not tell: unknown is not what was asked for.
+        told = getattr(model, _CHECKPOINTING, None)
+        found["activation_checkpointing"] = None if told is None else bool(told)
     return found | {k: v for k, v in proven.items() if k not in found}
 
 

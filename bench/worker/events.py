@@ -27,12 +27,18 @@ class Events:
         done: int | None = None,
         total: int | None = None,
         samples_per_s: float | None = None,
+        expected_s: float | None = None,
     ) -> None:
         """Say how far the phase is. Never called inside a window."""
         if self._descriptor is None:
             return
         event = Event(
-            rank=self._rank, phase=self.phase, done=done, total=total, samples_per_s=samples_per_s
+            rank=self._rank,
+            phase=self.phase,
+            done=done,
+            total=total,
+            samples_per_s=samples_per_s,
+            expected_s=expected_s,
         )
         line = event.model_dump_json(exclude_none=True) + "\n"
         os.write(self._descriptor, line.encode())

@@ -74,7 +74,7 @@ def measure(
     loss_first = read_loss(step)
     warm = warm_up(step, alignment, case.measure, prefetched, peers=peers, progress=reporter)
     plan = plan_windows(case.measure, warm.period_s)
-    reporter.planned(plan.periods_per_window)
+    reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
     monitor = NoiseMonitor(extra_pids=(os.getppid(),))
     issued, before = _counts(step), device.counters()
@@ -127,7 +127,7 @@ def evidence_of(
         loss_first=headline.loss_first,
         loss_last=headline.loss_last,
         collectives=collectives,
-        asked=actual.asked(case.knobs),
+        asked=actual.asked(case.knobs, built.model, built.image_size),
         actual=actual.actual(
             case.knobs,
             device=device,

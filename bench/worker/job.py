@@ -85,3 +85,5 @@ class Event(Strict):
     total: int | None = None
     samples_per_s: float | None = None
     """Running estimate of this launch, over all ranks."""
+    expected_s: float | None = None
+    """How long a window will take, so that its silence is not taken for a hang. Unit: seconds."""

@@ -17,9 +17,10 @@ class Reporter:
         self._seconds = 0.0
         self._periods_per_window = 0
 
-    def planned(self, periods_per_window: int) -> None:
-        """Take note of how many periods a window holds."""
+    def planned(self, periods_per_window: int, period_s: float) -> None:
+        """Tell how long a window of so many periods will take."""
         self._periods_per_window = periods_per_window
+        self._events.tell(expected_s=periods_per_window * period_s)
 
     def phase(self, phase: Phase) -> None:
         """Tell the parent that a phase begins."""

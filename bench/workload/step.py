@@ -56,6 +56,8 @@ class Step(ABC):
         self.samples = 0
         self.batch_sizes: set[int] = set()
         """Every batch size that came out of the loader."""
+        self.image_sizes: set[int] = set()
+        """Every width that came out of the loader. Unit: pixels."""
         self._input_type = _floating_type(module)
 
     @abstractmethod
@@ -102,6 +104,7 @@ class Step(ABC):
         size = images.shape[0]
         self.samples += size
         self.batch_sizes.add(size)
+        self.image_sizes.add(images.shape[-1])
         if images.dtype != self._input_type:
             images = images.to(self._input_type)
         if self._knobs.channels_last:

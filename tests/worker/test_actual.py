@@ -58,7 +58,7 @@ def found(knobs: Knobs, device: CpuDevice, built: Built) -> dict[str, JsonValue]
     )
 
 
-def judged(knobs: Knobs, ran: dict[str, JsonValue]) -> tuple[CheckResult, str]:
+def judged(knobs: Knobs, ran: dict[str, JsonValue], built: Built) -> tuple[CheckResult, str]:
     """Return what the audit says of it."""
     evidence = Evidence(
         knobs=knobs,
@@ -79,7 +79,7 @@ def judged(knobs: Knobs, ran: dict[str, JsonValue]) -> tuple[CheckResult, str]:
         loss_first=1.0,
         loss_last=1.0,
         collectives=None,
-        asked=actual.asked(knobs),
+        asked=actual.asked(knobs, built.model, built.image_size),
         actual=ran,
     )
     return as_asked(evidence)
@@ -89,7 +89,7 @@ def judged(knobs: Knobs, ran: dict[str, JsonValue]) -> tuple[CheckResult, str]:
 def test_what_was_asked_for_is_what_is_read_back(tmp_path: Path, settings: dict[str, Any]) -> None:
     knobs, device, built = run(tmp_path, settings)
     ran = found(knobs, device, built)
-    assert judged(knobs, ran)[0] is CheckResult.PASS
+    assert judged(knobs, ran, built)[0] is CheckResult.PASS
     for name, value in settings.items():
         assert ran[name] == value
 
@@ -121,7 +121,7 @@ def test_a_silent_substitution_of_any_setting_is_found(
     _, _, built = run(tmp_path, substituted)
     wanted = a_case(asked_for).knobs
     device = Substituting(Knobs.model_validate(a_case(substituted).knobs.model_dump()))
-    result, evidence = judged(wanted, found(wanted, device, built))
+    result, evidence = judged(wanted, found(wanted, device, built), built)
     device.close()
     assert result is CheckResult.FAIL
     (name, value), *_ = (item for item in asked_for.items() if substituted[item[0]] != item[1])
@@ -142,7 +142,7 @@ class Substituting(CpuDevice):
 def test_a_compilation_that_never_happened_is_not_taken_for_one(tmp_path: Path) -> None:
     _, device, built = run(tmp_path, {})
     wanted = a_case({"compile": "inductor"}).knobs
-    result, evidence = judged(wanted, found(wanted, device, built))
+    result, evidence = judged(wanted, found(wanted, device, built), built)
     assert result is CheckResult.FAIL
     assert "compile: asked inductor, ran none" in evidence
 
@@ -163,3 +163,18 @@ def test_a_proof_by_computing_outranks_the_types_that_torch_shows(tmp_path: Path
     ran = found(knobs, device, proven)
     assert ran["precision"] == "bf16-env"
     assert ran["float32_is"] == "bf16"
+
+
+def test_images_of_another_size_than_the_model_was_built_for_are_found(tmp_path: Path) -> None:
+    knobs, device, built = run(tmp_path, {})
+    built.step.image_sizes = {built.image_size // 2}
+    result, evidence = judged(knobs, found(knobs, device, built), built)
+    assert result is CheckResult.FAIL
+    assert f"image_size: asked {built.image_size}, ran {built.image_size // 2}" in evidence
+
+
+def test_a_model_that_does_not_tell_whether_it_checkpoints_is_not_asked(tmp_path: Path) -> None:
+    knobs, device, built = run(tmp_path, {})
+    silent = dataclasses.replace(built, model=torch.nn.Linear(2, 2))
+    assert "activation_checkpointing" not in actual.asked(knobs, silent.model, 32)
+    assert found(knobs, device, silent)["activation_checkpointing"] is None
