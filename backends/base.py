@@ -82,14 +82,6 @@ class Counters:
     fallbacks: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PeakFlops:
-    """Dense peak of one device in one data type, with its source."""
-
-    flops_per_s: float
-    source: str
-
-
 class Device(ABC):
     """A device opened in a worker. Methods are called on one thread only."""
 
@@ -161,10 +153,6 @@ class Device(ABC):
 
     def peak_memory_bytes(self) -> int | None:
         """Return the device's peak memory since it was opened; null: no count to be had."""
-        return None
-
-    def peak_flops(self, knobs: Knobs) -> PeakFlops | None:
-        """Return the dense peak for the case's precision, with its source; null: none sourced."""
         return None
 
     def prove(self, knobs: Knobs) -> dict[str, JsonValue]:

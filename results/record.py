@@ -6,17 +6,44 @@ Unknown is null, never 0. Units stand in the field's name.
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import math
+import re
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from bench.scenarios.schema import Case, Strict
 
 RECORD_SCHEMA_VERSION: Final = 1
 MEASUREMENT_VERSION = 1
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
+
+_UTC = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+]00:00)$"
+
+
+def moment(written: str) -> dt.datetime:
+    """Return the moment that a record writes as text, in UTC.
+
+    Raises:
+        ValueError: it is no date and time of day in UTC.
+    """
+    if not re.fullmatch(_UTC, written):
+        raise ValueError("not a time in UTC, as in 2026-11-20T08:00:00+00:00")
+    return dt.datetime.fromisoformat(written)
+
+
+def _a_moment(written: str) -> str:
+    moment(written)
+    return written
+
+
+UtcTime = Annotated[
+    str,
+    AfterValidator(_a_moment),
+    Field(json_schema_extra={"format": "date-time", "pattern": _UTC}),
+]
 
 
 class Outcome(enum.StrEnum):
@@ -102,6 +129,8 @@ class Noise(Strict):
     """CPU time of others / CPU time there was, over the CPUs we may use."""
     steal_share: float | None = None
     """CPU time the hypervisor took / CPU time there was."""
+    throttled_share: float | None = None
+    """Time for which the container's CPU quota stopped us / time; null: no quota to be read."""
     pressure_share: float | None = None
     """Share of the time in which some task waited for a CPU (PSI `some`), ours included."""
     involuntary_switches: int | None = None
@@ -143,8 +172,8 @@ class Launch(Strict):
     session: str
     """The invocation of `bench run` that it belongs to; rounds are paired within one session."""
     round: int
-    started: str
-    """UTC, ISO 8601."""
+    started: UtcTime
+    """ISO 8601, in UTC."""
     phases: Phases
     micro_batches_per_window: int
     steps_per_window: int
@@ -220,7 +249,6 @@ class Environment(Strict):
     cpu_limit: float | None = None
     """CPUs the container may use; null: no limit."""
     governor: str | None = None
-    driver: str | None = None
     flags: dict[str, str] = {}
     """Environment variables of an allow-list that steer the software."""
     git_commit: str | None = None
@@ -233,9 +261,6 @@ class Device(Strict):
     model: str
     count: int
     flavour: str | None = None
-    peak_flops: float | None = None
-    """Dense FLOP/s in the case's precision; null: no sourced figure for this device."""
-    peak_source: str | None = None
 
 
 class Keys(Strict):
@@ -254,8 +279,8 @@ class Record(Strict):
     measurement: int = MEASUREMENT_VERSION
     tool_version: str
     id: str
-    created: str
-    """UTC, ISO 8601."""
+    created: UtcTime
+    """ISO 8601, in UTC."""
     session: str
     position: int
     """Place of the case among the cases of its scenario in that session, from 0."""

@@ -13,9 +13,18 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from bench.results.record import CheckResult, Launch, Outcome, Publication, Record, Source, Verdict
+from bench.results.record import (
+    CheckResult,
+    Launch,
+    Outcome,
+    Publication,
+    Record,
+    Source,
+    Verdict,
+    moment,
+)
 from bench.results.statistics import paired_speedup
-from bench.results.store import Stored
+from bench.results.store import Stored, printable
 from bench.scenarios.identity import tagged_fields, work_difference
 from bench.scenarios.schema import Identity, Knobs, Strict
 
@@ -67,7 +76,7 @@ class Row(Strict):
     position: int | None = None
     created: str | None = None
     record: str | None = None
-    """Path of the record's file."""
+    """Path of the record's file, as it can be printed."""
     knobs: dict[str, JsonValue] = {}
     """Every knob by dotted name; empty for a claim."""
 
@@ -81,7 +90,7 @@ def rows_of(stored: Iterable[Stored]) -> list[Row]:
     newest: dict[tuple[str, str, str], _Dated] = {}
     firsts: dict[tuple[str, str, str], _Dated] = {}
     for item in stored:
-        dated, record = _Dated(_moment(item.record.created), item), item.record
+        dated, record = _Dated(moment(item.record.created), item), item.record
         asked = record.requested
         _keep_newer(newest, (record.keys.series, asked.scenario, asked.case), dated)
         if record.position == 0:
@@ -225,7 +234,7 @@ def _row(stored: Stored, references: dict[tuple[str, str, str], Record]) -> Row:
         session=record.session,
         position=record.position,
         created=record.created,
-        record=str(stored.location),
+        record=printable(stored.location),
         knobs={name: value for name, _, value in tagged_fields(record.requested.knobs)},
     )
 
@@ -317,8 +326,3 @@ _DEFAULTS = {
 def _citation(source: Source) -> str:
     cited = f'{source.author}, "{source.title}", {source.date}: {source.locator}'
     return cited if source.url is None else f"{cited} ({source.url})"
-
-
-def _moment(created: str) -> dt.datetime:
-    parsed = dt.datetime.fromisoformat(created)
-    return parsed.replace(tzinfo=dt.UTC) if parsed.tzinfo is None else parsed

@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from bench.results.record import RECORD_SCHEMA_VERSION, Record
+from bench.results.record import RECORD_SCHEMA_VERSION, Record, moment
 
 RUNS = "runs"
 _PROBE_BYTES = 64 * 1024
@@ -56,7 +56,7 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Store:
             StoreError: it cannot be written; nothing half written is left under its name.
         """
         content = _encode(record)
-        created = _utc(record.created)
+        created = moment(record.created)
         folder = self.root / RUNS / created.strftime("%Y/%m/%d")
         path = folder / f"{created:%Y%m%dT%H%M%SZ}-{record.id}.json"
         with refusing(self.root):
@@ -120,7 +120,7 @@ class Store:
             try:
                 yield Stored(load(path), self.root, path.relative_to(self.root))
             except StoreError as error:
-                self.problems.append(Problem(path, _without_path(str(error), path)))
+                self.problems.append(Problem(path, str(error).removeprefix(_place(path))))
 
     def find(self, reference: str) -> Stored:
         """Return the record that a path, an id or the beginning of an id names.
@@ -138,33 +138,64 @@ class Store:
             path for path, id_ in ids.items() if reference and id_.startswith(reference)
         ]
         if not paths:
-            raise StoreError(f"no record {reference!r} in {self.root}: `bench table` lists them")
-        if len(paths) > 1:
-            names = ", ".join(ids[path] for path in paths[:5])
             raise StoreError(
-                f"{reference!r} begins the ids of {len(paths)} records in {self.root} "
+                f"no record {reference!r} in {printable(self.root)}: `bench table` lists them"
+            )
+        if len(paths) > 1:
+            names = ", ".join(printable(ids[path]) for path in paths[:5])
+            raise StoreError(
+                f"{reference!r} begins the ids of {len(paths)} records in {printable(self.root)} "
                 f"({names}{', ...' if len(paths) > 5 else ''}): give more of the id"  # noqa: PLR2004
             )
         return Stored(load(paths[0]), self.root, paths[0].relative_to(self.root))
 
     def _files(self) -> Iterator[Path]:
         runs = self.root / RUNS
-        top = runs if runs.is_dir() else self.root
+        top = runs if os.path.isdir(runs) else self.root  # noqa: PTH112 - true or false, no error
 
         def report(error: OSError) -> None:
-            if error.filename != str(self.root):
+            # A results folder that nothing was written to yet need not be there.
+            if not isinstance(error, FileNotFoundError) or error.filename != str(self.root):
                 reason = f"the folder cannot be read: {error.strerror}"
                 self.problems.append(Problem(Path(error.filename), reason))
 
-        for folder, subfolders, names in os.walk(top, onerror=report):
-            subfolders[:] = sorted(
+        entered = _Entered(top)
+        for folder, subfolders, names in os.walk(top, onerror=report, followlinks=True):
+            subfolders[:] = [
                 name
-                for name in subfolders
-                if not name.startswith(".") and not (top == self.root and name in _APART)
-            )
-            for name in sorted(names):
-                if name.endswith(".json") and not name.startswith("."):
-                    yield Path(folder, name)
+                for name in sorted(subfolders)
+                if not name.startswith(".")
+                and not (top == self.root and name in _APART)
+                and entered.first_time(Path(folder, name))
+            ]
+            for path in (Path(folder, name) for name in sorted(names) if name[0] != "."):
+                if path.suffix == ".json":
+                    yield path
+                elif path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - no error
+                    self.problems.append(Problem(path, "the link cannot be followed"))
+
+
+class _Entered:
+    """The folders that a walk along links has been in: none is entered twice, and none above it."""
+
+    def __init__(self, top: Path) -> None:
+        resolved = top.resolve()
+        self._known = {_identity(folder) for folder in (resolved, *resolved.parents)}
+
+    def first_time(self, folder: Path) -> bool:
+        identity = _identity(folder)
+        new = identity not in self._known
+        self._known.add(identity)
+        return new
+
+
+def _identity(folder: Path) -> tuple[int, int] | str:
+    try:
+        found = folder.stat()
+    except OSError:
+        # The walk itself reports a folder that it then cannot enter.
+        return str(folder)
+    return found.st_dev, found.st_ino
 
 
 def load(path: Path) -> Record:
@@ -176,11 +207,16 @@ def load(path: Path) -> Record:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        raise StoreError(f"{_place(path)}{error.strerror}") from error
     try:
         return Record.model_validate_json(content)
     except ValidationError as error:
-        raise StoreError(f"{path}: {_why_no_record(content, error)}") from error
+        raise StoreError(f"{_place(path)}{_why_no_record(content, error)}") from error
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text; bytes of its name that are not UTF-8 are shown as U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def new_id(now: dt.datetime) -> str:
@@ -195,10 +231,10 @@ def refusing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "choose another folder with --results")
-        detail = f" ({error.filename})" if error.filename else ""
+        detail = f" ({printable(error.filename)})" if error.filename else ""
         raise StoreError(
-            f"cannot write to the results folder {root}: {error.strerror or error}{detail}; "
-            f"{remedy}"
+            f"cannot write to the results folder {printable(root)}: "
+            f"{error.strerror or error}{detail}; {remedy}"
         ) from error
 
 
@@ -213,11 +249,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _utc(moment: str) -> dt.datetime:
-    parsed = dt.datetime.fromisoformat(moment)
-    return parsed.replace(tzinfo=dt.UTC) if parsed.tzinfo is None else parsed.astimezone(dt.UTC)
 
 
 def _is_file(path: Path) -> bool:
@@ -296,8 +327,8 @@ def _why_no_record(content: bytes, error: ValidationError) -> str:
     return f"not a valid record: {place + ': ' if place else ''}{first['msg']}{more}"
 
 
-def _without_path(message: str, path: Path) -> str:
-    return message.removeprefix(f"{path}: ")
+def _place(path: Path) -> str:
+    return f"{printable(path)}: "
 
 
 def _digits(number: int, width: int) -> str:

@@ -13,6 +13,7 @@ from bench.results.record import (
     Check,
     CheckResult,
     Device,
+    Launch,
     Outcome,
     Phase,
     Record,
@@ -50,7 +51,7 @@ RECORDS = {
                 actual={"engine": "plain", "threads": 2, "precision": None},
             )
         ],
-        device=Device(model="Test", count=2, peak_flops=1e12, peak_source="data sheet"),
+        device=Device(model="Test", count=2, flavour="CPU"),
     ),
     **{
         outcome.value: a_record(
@@ -90,6 +91,8 @@ def test_a_written_record_validates(
         ({"backend": None}, "backend"),
         ({"surprise": 1}, None),
         ({"launches": [{}]}, "launches"),
+        ({"created": "2026-11-20T08:00:00+09:00"}, "created"),
+        ({"created": "yesterday"}, "created"),
     ],
 )
 def test_the_schema_refuses_what_is_no_record(
@@ -101,6 +104,15 @@ def test_the_schema_refuses_what_is_no_record(
     errors = list(validator.iter_errors(document))
     assert errors
     assert path is None or path in {str(error.path[0]) for error in errors if error.path}
+
+
+@pytest.mark.parametrize("time", ["2026-11-20 08:00:00", "2026-11-20T08:00:00", "20261120T080000Z"])
+def test_a_launch_starts_at_a_time_in_utc(time: str) -> None:
+    document = a_launch().model_dump(mode="json")
+    for written in ("2026-11-20T08:00:00Z", "2026-11-20T08:00:00.123+00:00"):
+        assert Launch.model_validate_json(orjson.dumps(document | {"started": written}))
+    with pytest.raises(ValueError, match=r"started\n.*not a time in UTC"):
+        Launch.model_validate_json(orjson.dumps(document | {"started": time}))
 
 
 def test_the_shipped_publications_validate() -> None:

@@ -215,10 +215,12 @@ class TestSelection:
             assert row.samples_per_s == pytest.approx(20.0)
 
     def test_time_counts_and_not_how_it_is_written(self) -> None:
-        east = dt.timezone(dt.timedelta(hours=9))
-        old = a_record(launches=launches_of(10.0), created=MORNING.astimezone(east))
-        new = a_record(launches=launches_of(20.0), created=LATER)
-        (row,) = table(old, new)
+        old = a_record(launches=launches_of(10.0))
+        old = old.model_copy(update={"created": "2026-11-20T08:00:00Z"})
+        new = a_record(launches=launches_of(20.0))
+        new = new.model_copy(update={"created": "2026-11-20T08:00:00.500+00:00"})
+        assert new.created < old.created
+        (row,) = table(new, old)
         assert row.samples_per_s == pytest.approx(20.0)
 
     def test_another_treatment_or_device_is_another_row(self) -> None:

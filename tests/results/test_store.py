@@ -24,6 +24,10 @@ from tests.builders import a_record
 EVENING = dt.datetime(2026, 11, 20, 23, 30, 5, tzinfo=dt.UTC)
 
 
+def created_at(time: str) -> bytes:
+    return orjson.dumps(a_record().model_dump(mode="json", by_alias=True) | {"created": time})
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
@@ -51,12 +55,6 @@ class TestAppend:
     ) -> None:
         path = store.append(a_record(created=EVENING, id="0abc"))
         assert path == store.root / "runs/2026/11/20/20261120T233005Z-0abc.json"
-
-    def test_the_day_is_the_one_in_utc_whatever_the_writers_clock_says(self, store: Store) -> None:
-        local = EVENING.astimezone(dt.timezone(dt.timedelta(hours=9)))
-        assert local.day == 21
-        path = store.append(a_record(created=local, id="0abc"))
-        assert path.relative_to(store.root) == Path("runs/2026/11/20/20261120T233005Z-0abc.json")
 
     def test_nothing_but_the_record_is_left_in_the_folder(self, store: Store) -> None:
         path = store.append(a_record())
@@ -194,6 +192,11 @@ class TestReading:
             (b'{"schema": 2, "kind": "run"}', "written by a newer version (schema 2"),
             (b'{"schema": 1, "kind": "publication"}', "holds a 'publication', not a run"),
             (b'{"schema": 1, "kind": "run"}', "not a valid record: tool_version: Field required"),
+            (created_at("yesterday"), "created: Value error, not a time in UTC, as in 2026-11-20T"),
+            (created_at("2026-11-20T08:00:00"), "not a time in UTC"),
+            (created_at("2026-11-20T08:00:00+09:00"), "not a time in UTC"),
+            (created_at("2026-11-31T08:00:00Z"), "day is out of range for month"),
+            (created_at("2026-11-20T25:00:00Z"), "hour must be in 0..23"),
         ],
     )
     def test_a_file_that_is_no_record_is_reported_skipped_and_kept(
@@ -246,6 +249,57 @@ class TestReading:
         path.with_name("dangling.json").symlink_to("nowhere")
         assert len(list(store.records())) == 1
         assert [problem.reason for problem in store.problems] == ["No such file or directory"]
+
+    def test_a_file_whose_name_is_no_utf8_is_read_and_can_be_printed(self, store: Store) -> None:
+        good = store.append(a_record())
+        for prefix, content in ((b"good", good.read_bytes()), (b"bad", b"{")):
+            Path(os.fsdecode(os.fsencode(good.parent) + b"/" + prefix + b"-\xff.json")).write_bytes(
+                content
+            )
+        assert len(list(store.records())) == 2
+        (problem,) = store.problems
+        assert str(problem) == (
+            f"{good.parent}/bad-\N{REPLACEMENT CHARACTER}.json: not JSON, or cut short: "
+            + problem.reason.partition("short: ")[2]
+        )
+
+    def test_folders_are_read_through_links_and_each_once(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        day = store.append(a_record(id="here")).parent
+        archive = Store(tmp_path / "archive").append(a_record(id="there")).parent
+        (store.root / "runs/archive").symlink_to(archive)
+        (store.root / "runs/latest").symlink_to(day)
+        assert sorted(stored.record.id for stored in store.records()) == ["here", "there"]
+        assert store.problems == []
+
+    def test_links_that_go_in_a_circle_end(self, store: Store) -> None:
+        day = store.append(a_record()).parent
+        (day / "up").symlink_to(store.root)
+        (day / "self").symlink_to(day)
+        (day / "itself").symlink_to("itself")
+        assert len(list(store.records())) == 1
+        assert store.problems == [
+            store_module.Problem(day / "itself", "the link cannot be followed")
+        ]
+
+    def test_a_linked_folder_that_is_gone_is_reported(self, store: Store) -> None:
+        path = store.append(a_record())
+        gone = store.root / "runs/2025"
+        gone.symlink_to("/nowhere/2025")
+        assert [stored.location for stored in store.records()] == [path]
+        assert store.problems == [store_module.Problem(gone, "the link cannot be followed")]
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everywhere")
+    def test_a_results_folder_that_may_not_be_read_is_reported(self, store: Store) -> None:
+        store.append(a_record())
+        store.root.chmod(0)
+        try:
+            assert list(store.records()) == []
+        finally:
+            store.root.chmod(stat.S_IRWXU)
+        reason = "the folder cannot be read: Permission denied"
+        assert store.problems == [store_module.Problem(store.root, reason)]
 
     def test_a_plain_folder_of_records_is_read_too(self, store: Store, tmp_path: Path) -> None:
         path = store.append(a_record())
