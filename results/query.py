@@ -6,9 +6,12 @@ A key is a column of the table or a knob. This module knows rows, and not how th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import get_args
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from bench.results.rows import Row
 from bench.scenarios.identity import tagged_fields
@@ -31,7 +34,7 @@ def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     Text is compared without regard to case, numbers by value, and `null` finds what is unknown.
 
     Raises:
-        QueryError: a condition without `=`, or an unknown key.
+        QueryError: a condition without `=`, an unknown key, or a value that the key never has.
     """
     wanted = [_condition(text) for text in conditions]
     return [row for row in rows if all(_equal(cell(row, key), text) for key, text in wanted)]
@@ -63,8 +66,10 @@ def _condition(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise QueryError(f"--where {text!r}: write key=value, as in --where precision=fp32")
-    _check(key.strip(), "--where")
-    return key.strip(), value.strip()
+    key, value = key.strip(), value.strip()
+    _check(key, "--where")
+    _check_value(key, value)
+    return key, value
 
 
 def _check(key: str, option: str) -> None:
@@ -79,14 +84,42 @@ def _check(key: str, option: str) -> None:
     raise QueryError(f"{option}: no column or knob {key!r}; {hint}")
 
 
+def _check_value(key: str, text: str) -> None:
+    if text.lower() in _NULLS:
+        return
+    if key in _NUMBERS and _number(text) is None:
+        raise QueryError(f"--where {key}={text}: {key} is a number, and {text!r} is none")
+    if key in _SWITCHES and text.lower() not in _TRUTHS:
+        raise QueryError(f"--where {key}={text}: {key} is true or false, not {text!r}")
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def _equal(value: JsonValue, text: str) -> bool:
     if value is None:
         return text.lower() in _NULLS
     if isinstance(value, bool):
         return _TRUTHS.get(text.lower()) is value
     if isinstance(value, int | float):
-        try:
-            return float(text) == value
-        except ValueError:
-            return False
+        return _number(text) == value
     return str(value).lower() == text.lower()
+
+
+def _types(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, set[object]]]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _types(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", set(get_args(annotation) or (annotation,)) - {NoneType}
+
+
+_KEYS = dict(_types(Knobs)) | dict(_types(Row))
+_NUMBERS = {key for key, types in _KEYS.items() if types <= {int, float}}
+_SWITCHES = {key for key, types in _KEYS.items() if types == {bool}}

@@ -32,8 +32,11 @@ CLAIM = Row(scenario="quick", case="claim", backend="neuron", processes=2, verdi
         ("data.workers=1", [FAST]),
         ("data.workers = 1", [FAST]),
         ("channels_last=true", [FAST]),
-        ("channels_last=1", []),
-        ("processes=many", []),
+        ("channels_last=no", []),
+        ("channels_last=null", [CLAIM]),
+        ("launches=null", [FAST, CLAIM]),
+        ("batch_size=8", []),
+        ("case=2", []),
         ("threads=null", [FAST, CLAIM]),
         ("scenario=quick", [FAST, CLAIM]),
     ],
@@ -61,11 +64,19 @@ def test_a_value_may_hold_an_equals_sign() -> None:
         ("qqq=1", "columns: scenario, case, .*; knobs: task, model"),
         ("=1", "no column or knob ''"),
         ("precision", "write key=value"),
+        ("launches=two", "--where launches=two: launches is a number, and 'two' is none"),
+        ("samples_per_s=nan", "samples_per_s is a number, and 'nan' is none"),
+        ("data.workers=few", "data.workers is a number, and 'few' is none"),
+        ("threads=auto", "threads is a number, and 'auto' is none"),
+        ("learning_rate=high", "learning_rate is a number"),
+        ("channels_last=1", "channels_last is true or false, not '1'"),
+        ("speedup_noisy=maybe", "speedup_noisy is true or false, not 'maybe'"),
     ],
 )
 def test_a_condition_that_cannot_be_understood_is_refused(condition: str, message: str) -> None:
-    with pytest.raises(QueryError, match=message):
-        where([FAST], [condition])
+    for rows in ([FAST], []):
+        with pytest.raises(QueryError, match=message):
+            where(rows, [condition])
 
 
 def test_columns_are_named_once_each_in_the_order_given() -> None:
