@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bench.results import query
 from bench.results.record import Publication
 from bench.results.rows import Row, beside, rows_of, rows_of_claims
-from bench.results.store import Problem, Store, StoreError
+from bench.results.store import Problem, Store, StoreError, printable
 from bench.results.wording import (
     compiling,
     escape_markdown,
@@ -68,7 +68,7 @@ def read(
     """Return the table of some results folders.
 
     Args:
-        folders: Results folders, or plain folders of records.
+        folders: Results folders, or plain folders of records; none shows the claims alone.
         conditions: `key=value` each; a row is shown if it meets them all.
         columns: Names of columns and knobs, separated by commas; null leaves the choice open.
         published: Folders of publications whose claims are shown beside our rows.
@@ -86,9 +86,17 @@ def read(
 
 
 def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
-    """Return the rows of the publications in a folder, and the files left aside."""
+    """Return the rows of the publications in a folder, and the files left aside.
+
+    Raises:
+        StoreError: the folder is missing, or is no folder.
+    """
+    _check_folder(folder, "name a folder of publications, or `published` for those shipped")
     publications, problems = [], []
-    for path in sorted(folder.glob("*.json")):
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        problems.append(Problem(folder, "no publication (*.json) lies in this folder"))
+    for path in paths:
         try:
             publications.append(Publication.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
@@ -99,12 +107,16 @@ def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
 
 def _read_records(folders: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
     for folder in folders:
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise StoreError(f"{folder} {what}: name a folder that `bench run --results` wrote to")
+        _check_folder(folder, "name a folder that `bench run --results` wrote to")
     stores = [Store(folder) for folder in folders]
     rows = rows_of(item for store in stores for item in store.records())
     return rows, [problem for store in stores for problem in store.problems]
+
+
+def _check_folder(folder: Path, remedy: str) -> None:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise StoreError(f"{printable(folder)} {what}: {remedy}")
 
 
 def write(table: Table, format: Format, out: TextIO, *, width: int | None = None) -> None:  # noqa: A002
@@ -137,7 +149,7 @@ def to_json(table: Table) -> str:
             row.model_dump(mode="json") if table.columns is None else _chosen(row, table.columns)
             for row in table.rows
         ],
-        "problems": [{"path": str(p.path), "reason": p.reason} for p in table.problems],
+        "problems": [{"path": printable(p.path), "reason": p.reason} for p in table.problems],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 

@@ -6,6 +6,7 @@ markup. This module knows how the table looks, and decides nothing about what it
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,10 +20,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bench.results import query
+from bench.results.record import moment
 from bench.results.rows import Row
 from bench.results.table import Table
 from bench.results.wording import (
     compiling,
+    is_wide,
     loader_wait,
     memory,
     one_line,
@@ -190,15 +193,25 @@ def _differing_knobs(rows: Sequence[Row]) -> list[str]:
 
 
 def _places(rows: Sequence[Row]) -> list[str]:
-    lines: dict[str, None] = {}
+    times: dict[tuple[str, bool], list[dt.datetime]] = {}
     for row in rows:
         ranks = f"{row.processes} process{'es' if row.processes > 1 else ''}"
         device = one_line(row.device) if row.device else "no device"
-        when = f", {row.created[:16].replace('T', ' ')} UTC" if row.created else ", published"
-        lines[f"{row.backend}: {device}, {ranks}{when}"] = None
-    # More places than this is a history; the record of each row tells its own.
-    shown = list(lines)[:4]
-    return shown + [f"and {len(lines) - 4} more"] * (len(lines) > 4)  # noqa: PLR2004
+        place = f"{row.backend}: {device}, {ranks}", row.created is None
+        times.setdefault(place, []).extend([moment(row.created)] if row.created else [])
+    lines = [
+        f"{place}, {'published' if published else _span(min(when), max(when))}"
+        for (place, published), when in times.items()
+    ]
+    # More places than this are too many for a heading; the record of each row tells its own.
+    return lines[:4] + [f"and {len(lines) - 4} more"] * (len(lines) > 4)  # noqa: PLR2004
+
+
+def _span(first: dt.datetime, last: dt.datetime) -> str:
+    begin, end = f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}"
+    if begin == end:
+        return f"{begin} UTC"
+    return f"{begin} to {end[11:] if first.date() == last.date() else end} UTC"
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -257,6 +270,12 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
         yield (
             f"{_count(suspect)} suspect: an audit check failed, so the number may not be true and "
             "is not compared. `bench show RECORD` has the evidence."
+        )
+    wide = [row for row in rows if is_wide(row.samples_per_s_low, row.samples_per_s_high)]
+    if wide:
+        yield (
+            f"{_count(wide)} too uncertain to use: the ends of the interval are more than 10-fold "
+            "apart. Raise --launches."
         )
     if any(row.precision_reached is False for row in rows):
         yield "a precision target was not reached: raise measure.max_launches or the budget."

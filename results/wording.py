@@ -14,6 +14,8 @@ from pydantic import JsonValue
 
 from bench.results.rows import Row
 
+_WIDE = 10.0
+
 
 def one_line(text: str) -> str:
     """Return a text from a record without line breaks and control characters."""
@@ -50,12 +52,26 @@ def figure(value: float, like: float | None = None) -> str:
     return f"{value:.{min(max(3 - magnitude, 0), 9)}f}"
 
 
+def is_wide(low: float | None, high: float | None) -> bool:
+    """Return whether the bounds lie so far apart that their digits mean nothing."""
+    return low is not None and high is not None and high > _WIDE * low
+
+
+def rough(value: float) -> str:
+    """Return a bound of a wide interval with two significant digits, far ones as 5.5e+11."""
+    if value and not 0.01 <= abs(value) < 10_000:  # noqa: PLR2004
+        return f"{value:.1e}"
+    return f"{float(f'{value:.1e}'):.10g}"
+
+
 def with_interval(estimate: float | None, low: float | None, high: float | None) -> str:
     """Return `12.30 [12.11, 12.58]`, or the estimate alone where there is no interval."""
     if estimate is None:
         return ""
     if low is None or high is None:
         return figure(estimate)
+    if is_wide(low, high):
+        return f"{figure(estimate)} [{rough(low)}, {rough(high)}]"
     return f"{figure(estimate)} [{figure(low, estimate)}, {figure(high, estimate)}]"
 
 
@@ -71,6 +87,8 @@ def speedup(row: Row) -> str:
     mark = "~" if row.speedup_noisy else ""
     if row.speedup_low is None or row.speedup_high is None:
         return f"{mark}{row.speedup:.2f}x"
+    if is_wide(row.speedup_low, row.speedup_high):
+        return f"{mark}{row.speedup:.2f}x [{rough(row.speedup_low)}, {rough(row.speedup_high)}]"
     decimals = 2 if row.speedup_high - row.speedup_low > 0.04 else 3  # noqa: PLR2004
     numbers = (f"{v:.{decimals}f}" for v in (row.speedup, row.speedup_low, row.speedup_high))
     return "{}{}x [{}, {}]".format(mark, *numbers)

@@ -208,7 +208,10 @@ def show(
 def table(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[DIR...]", help="Results folders; default: results."),
+        typer.Argument(
+            metavar="[DIR...]",
+            help="Results folders; default: results, which --with does without where it is missing.",
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -229,12 +232,22 @@ def table(
 ) -> None:
     """Print the newest record of every case as a table."""
     from bench.results import table as tables
+    from bench.results.store import StoreError
 
     claims = [tables.PUBLISHED if name == "published" else Path(name) for name in with_ or []]
-    found = tables.read(
-        folders or [RESULTS], conditions=where or [], columns=columns, published=claims
-    )
+    if not folders:
+        if not RESULTS.exists() and not claims:
+            raise StoreError(
+                f"there is no folder {RESULTS} here: `bench run quick` makes it and its first "
+                "records, or name another results folder"
+            )
+        folders = [RESULTS] if RESULTS.exists() else []
+    found = tables.read(folders, conditions=where or [], columns=columns, published=claims)
     tables.write(found, tables.Format(format.value), sys.stdout)
+    if format is Format.CSV:
+        # The other formats have a place of their own for what could not be read.
+        for problem in found.problems:
+            typer.echo(f"left aside: {problem}", err=True)
 
 
 @app.command()

@@ -84,7 +84,8 @@ def _knobs(knobs: Knobs) -> Table:
 
 
 def _record(record: Record, console: Console) -> None:
-    console.print(f"\n[bold]Record[/] {record.id}, {record.created}, session {record.session}")
+    told = f"{record.id}, {record.created}, session {record.session}"
+    console.print(f"\n[bold]Record[/] {escape(told)}")
     if record.outcome is not Outcome.OK:
         where = f" in phase {record.phase}" if record.phase else ""
         console.print(f"[bold red]{record.outcome}[/]{where}: {escape(record.reason or '')}")
@@ -142,12 +143,24 @@ def _launch(launch: Launch, console: Console) -> None:
 
 def _audit(launches: list[Launch], console: Console) -> None:
     console.print("\n[bold]Audit[/]")
-    for checks in zip(*(launch.audit for launch in launches), strict=True):
-        worst = _worst(list(checks))
+    named: dict[str, list[Check]] = {}
+    for check in (check for launch in launches for check in launch.audit):
+        named.setdefault(check.name, []).append(check)
+    for name, checks in named.items():
+        worst = _worst(checks)
         result = worst.result.replace("_", " ")
-        console.print(f"  [{_STYLES[worst.result]}]{result:<15}[/]{worst.name}")
+        missing = len(launches) - len(checks)
+        partly = f" (in {len(checks)} of {len(launches)} launches)" if missing else ""
+        console.print(f"  [{_STYLES[worst.result]}]{result:<15}[/]{escape(name)}{partly}")
         console.print(Padding(escape(worst.evidence), (0, 0, 0, 4)))
-        console.print(Padding(escape(explain(worst.name)), (0, 0, 0, 4)), style="dim")
+        console.print(Padding(escape(_explanation(name)), (0, 0, 0, 4)), style="dim")
+
+
+def _explanation(name: str) -> str:
+    try:
+        return explain(name)
+    except KeyError:
+        return "This version does not know the check: another version wrote the record."
 
 
 def _worst(checks: list[Check]) -> Check:

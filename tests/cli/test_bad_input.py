@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -106,7 +107,9 @@ def test_a_record_is_one_case_and_cannot_be_swept(bench: Bench) -> None:
     ("arguments", "message"),
     [
         (["table", "nowhere"], r"nowhere does not exist"),
+        (["table", "--with", "nowhere"], r"nowhere does not exist.*`published` for those shipped"),
         (["table", "--where", "speed=1"], r"--where: no column or knob 'speed'"),
+        (["table", "--where", "launches=two"], r"launches is a number, and 'two' is none"),
         (["table", "--columns", "speed"], r"--columns: no column or knob 'speed'"),
         (["show", "nothing"], r"nothing: is neither a scenario nor a record"),
         (["doctor", "--backend", "cudaa"], r"backend 'cudaa' is unknown"),
@@ -115,6 +118,11 @@ def test_a_record_is_one_case_and_cannot_be_swept(bench: Bench) -> None:
 def test_other_commands_refuse_as_clearly(bench: Bench, arguments: list[str], message: str) -> None:
     bench.results.mkdir()
     assert re.search(message, refuses(bench, *arguments))
+
+
+def test_a_table_before_the_first_run_says_how_to_get_one(bench: Bench) -> None:
+    said = refuses(bench, "table")
+    assert said.startswith("there is no folder results here: `bench run quick` makes it")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +236,21 @@ class TestStrangersAmongTheRecords:
         (folder / "binary.json").write_bytes(bytes(range(256)))
         (folder / "empty.json").touch()
         return folder
+
+    @pytest.mark.parametrize("format", ["rich", "json", "markdown", "csv"])
+    def test_a_name_that_is_no_utf8_is_printed_as_far_as_it_can_be(
+        self,
+        bench: Bench,
+        folder: Path,
+        format: str,  # noqa: A002
+    ) -> None:
+        odd = Path(os.fsdecode(os.fsencode(folder) + b"/odd-\xff.json"))
+        (folder / "cut.json").rename(odd)
+        finished = bench("table", "--format", format)
+        assert finished.code == 0, finished.stderr
+        told = finished.stderr if format == "csv" else finished.stdout
+        assert "odd-\N{REPLACEMENT CHARACTER}.json" in told
+        assert "Traceback" not in finished.stderr
 
     def test_the_table_shows_the_others_and_names_what_it_left_aside(
         self, bench: Bench, folder: Path

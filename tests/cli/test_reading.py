@@ -9,9 +9,10 @@ import orjson
 import pytest
 
 from bench import __version__
+from bench.results.record import Check, CheckResult
 from bench.results.store import Store
 from bench.scenarios import compose
-from tests.builders import a_record
+from tests.builders import PASSED, a_launch, a_record
 from tests.run.driver import Bench
 
 HEAVY = {"torch", "timm", "torchvision", "torch_xla"}
@@ -67,6 +68,35 @@ def test_a_record_is_shown_by_its_id_its_beginning_or_its_path(bench: Bench) -> 
     path = Store(bench.results).append(a_record(id="01abcdef"))
     pages = {bench("show", reference).stdout for reference in ("01abcdef", "01ab", str(path))}
     assert all("fence_waits" in page and "01abcdef" in page for page in pages)
+
+
+def test_a_check_that_this_version_does_not_know_is_shown_without_its_explanation(
+    bench: Bench,
+) -> None:
+    unknown = Check(name="moon_[phase]", result=CheckResult.FAIL, evidence="it was full")
+    launches = [
+        a_launch(index=0, audit=[*PASSED]),
+        a_launch(index=1, audit=[unknown, *PASSED]),
+    ]
+    Store(bench.results).append(a_record(id="newer", launches=launches))
+    finished = bench("show", "newer")
+    assert finished.code == 0, finished.stderr
+    audit = [line.strip() for line in finished.stdout.partition("\nAudit\n")[2].splitlines()]
+    assert [line.split() for line in audit if "moon" in line or "fence_waits" in line] == [
+        ["pass", "fence_waits"],
+        ["fail", "moon_[phase]", "(in", "1", "of", "2", "launches)"],
+    ]
+    assert audit[-2:] == [
+        "it was full",
+        "This version does not know the check: another version wrote the record.",
+    ]
+
+
+def test_claims_are_shown_alone_where_nothing_was_measured_yet(bench: Bench) -> None:
+    finished = bench("table", "--with", "published", "--format", "json")
+    assert finished.code == 0, finished.stderr
+    assert {row["verdict"] for row in finished.rows} == {"claimed"}
+    assert not bench.results.exists()
 
 
 def test_where_and_columns_choose_rows_and_columns(bench: Bench) -> None:

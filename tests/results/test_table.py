@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bench.results.record import Check, CheckResult, Outcome, Record, Verdict
+from bench.results.record import Check, CheckResult, Device, Outcome, Record, Verdict
 from bench.results.rows import Row, rows_of
 from bench.results.store import Problem, Store, Stored, StoreError
 from bench.results.table import PUBLISHED, Format, Table, read, read_claims, write
-from bench.results.wording import figure, with_interval
-from tests.builders import a_case, a_record, launches_of
+from bench.results.wording import figure, is_wide, rough, speedup, with_interval
+from tests.builders import MORNING, a_case, a_record, launches_of
 
 PROMISED = {
     *("scenario", "case", "backend", "device", "processes", "outcome", "reason", "verdict"),
@@ -93,6 +95,20 @@ class TestJson:
             {"case": "baseline", "data.workers": 0},
             {"case": "loader-worker", "data.workers": 1},
         ]
+
+    def test_a_path_that_is_no_utf8_is_written_as_far_as_it_can_be_read(
+        self, tmp_path: Path
+    ) -> None:
+        folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9")
+        path = Store(Path(folder)).append(records()[0])
+        path.with_name("broken.json").write_text("{")
+        for format in Format:  # noqa: A001
+            written(read([Path(folder)]), format).encode()
+        document = orjson.loads(written(read([Path(folder)]), Format.JSON))
+        (row,), (problem,) = document["rows"], document["problems"]
+        readable = f"{tmp_path}/\N{REPLACEMENT CHARACTER}t\N{REPLACEMENT CHARACTER}/"
+        assert row["record"].startswith(readable)
+        assert problem["path"].startswith(readable)
 
     def test_of_nothing_is_a_document_too(self) -> None:
         document = orjson.loads(written(Table([]), Format.JSON))
@@ -207,6 +223,36 @@ class TestTerminal:
         assert "batch_size=4" in text
         assert "batch_size=8" in text
 
+    def test_the_heading_has_one_line_a_place_with_its_first_and_last_time(self) -> None:
+        def record(minutes: int, device: str = "Test CPU", processes: int = 1) -> Record:
+            return a_record(
+                a_case(f"after-{minutes}", knobs={"processes": processes}),
+                device=Device(model=device, count=1),
+                created=MORNING + dt.timedelta(minutes=minutes),
+            )
+
+        shown = [
+            *(record(minutes) for minutes in (7, 0, 3)),
+            *(record(minutes, processes=2) for minutes in (5, 24 * 60)),
+            record(9, device="Other CPU"),
+        ]
+        table = Table(rows_of(Stored(r, Path(), Path(r.id)) for r in shown))
+        lines = written(table, Format.RICH, width=120).splitlines()
+        assert sorted(line.strip() for line in lines if line.startswith("  cpu: ")) == [
+            "cpu: Other CPU, 1 process, 2026-11-20 08:09 UTC",
+            "cpu: Test CPU, 1 process, 2026-11-20 08:00 to 08:07 UTC",
+            "cpu: Test CPU, 2 processes, 2026-11-20 08:05 to 2026-11-21 08:00 UTC",
+        ]
+
+    def test_a_number_that_two_launches_leave_open_is_shown_short_and_said_so(self) -> None:
+        noisy = a_record(launches=launches_of(1.0, 150.0))
+        shown = rows_of([Stored(noisy, Path(), Path("a.json"))])
+        text = written(Table(shown), Format.RICH, width=120)
+        assert "[1.8e-13, 8.2e+14]" in text
+        assert "1 row is too uncertain to use" in text
+        assert "Raise --launches." in text
+        assert "too uncertain" not in written(Table(rows()[:1]), Format.RICH, width=120)
+
     def test_files_left_aside_are_named(self) -> None:
         table = Table(rows(), problems=[Problem(Path("a.json"), "not JSON")])
         assert "left aside: a.json: not JSON" in written(table, Format.RICH, width=120)
@@ -260,6 +306,22 @@ class TestReading:
         assert "never compared by ratio" in text
         assert "1027" in text
 
+    def test_without_any_folder_the_claims_stand_alone(self) -> None:
+        assert {row.verdict for row in read([], published=[PUBLISHED]).rows} == {"claimed"}
+
+    def test_a_folder_of_claims_that_is_missing_is_said_so(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match=r"nowhere does not exist.*`published`"):
+            read([tmp_path], published=[tmp_path / "nowhere"])
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreError, match="is not a folder"):
+            read([tmp_path], published=[tmp_path / "file"])
+
+    def test_a_folder_without_a_publication_is_named(self, tmp_path: Path) -> None:
+        table = read([], published=[tmp_path])
+        assert [str(problem) for problem in table.problems] == [
+            f"{tmp_path}: no publication (*.json) lies in this folder"
+        ]
+
     def test_a_broken_publication_is_reported_and_the_others_are_read(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text('{"kind": "publication"}')
         (tmp_path / "b.json").write_bytes((PUBLISHED / "inferentia2-ladder-2024.json").read_bytes())
@@ -300,9 +362,27 @@ def test_a_figure_has_four_significant_digits(value: float, text: str) -> None:
 
 
 def test_the_bounds_have_the_decimals_of_the_estimate() -> None:
-    assert with_interval(100.04, 99.96, 1000.1) == "100.0 [100.0, 1000.1]"
+    assert with_interval(100.04, 99.96, 999.5) == "100.0 [100.0, 999.5]"
     assert with_interval(5.0, None, None) == "5.000"
     assert with_interval(None, None, None) == ""
+
+
+def test_bounds_more_than_tenfold_apart_keep_two_digits() -> None:
+    assert with_interval(12.33, 2.765e-10, 549909817134.1) == "12.33 [2.8e-10, 5.5e+11]"
+    assert with_interval(12.33, 1.5, 123.4) == "12.33 [1.5, 120]"
+    assert not is_wide(1.0, 10.0)
+    assert is_wide(1.0, 10.01)
+    assert is_wide(0.0, 1.0)
+    row = rows()[1].model_copy(update={"speedup_low": 3e-7, "speedup_high": 1.2e7})
+    assert speedup(row).endswith("x [3.0e-07, 1.2e+07]")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.009, "9.0e-03"), (0.0123, "0.012"), (9940.0, "9900"), (12345.0, "1.2e+04")],
+)
+def test_a_rough_bound_is_written_out_where_that_is_short(value: float, text: str) -> None:
+    assert rough(value) == text
 
 
 def test_the_room_never_imports_torch_and_pandas_only_for_csv() -> None:
