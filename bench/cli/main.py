@@ -210,7 +210,7 @@ def table(
         list[Path] | None,
         typer.Argument(
             metavar="[DIR...]",
-            help="Results folders; default: results, which --with does without where it is missing.",
+            help="Results folders; default: results, if it is there or nothing else is shown.",
         ),
     ] = None,
     where: Annotated[
