@@ -24,7 +24,7 @@ from bench.backends.base import Counters, Device, Unsupported
 from bench.backends.xla_feed import HostFeed, ResidentFeed
 from bench.scenarios.schema import Knobs
 
-_SETTINGS = ("NPROC", "XLA_USE_BF16", "XLA_DOWNCAST_BF16", "XLA_FLAGS", "PJRT_CPU_ASYNC_CLIENT")
+_SETTINGS = ("NPROC", "XLA_USE_BF16", "XLA_DOWNCAST_BF16", "PJRT_CPU_ASYNC_CLIENT")
 _READ_BY_ITEM = "aten::_local_scalar_dense"
 """What `.item()` counts as: a transfer that was asked for, not an operator that fell back."""
 _ROUNDED_BY_BF16 = 1.0 + 2.0**-10

@@ -6,18 +6,14 @@ kernel's out-of-memory killer, other kills, and an end without a result. Torch-f
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
-import re
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench
 from bench.results.record import CheckResult, Launch, Outcome, Phase
+from bench.run.scrubbing import scrub
 from bench.worker.job import Failure, FailureKind, failure_file, log_file
 
 _TAIL_BYTES = 8192
@@ -27,6 +23,7 @@ _OUTCOMES = {
     FailureKind.UNSUPPORTED: Outcome.UNSUPPORTED,
     FailureKind.OUT_OF_MEMORY: Outcome.OOM,
     FailureKind.COMPILE: Outcome.COMPILE_FAILED,
+    FailureKind.UNSETTLED: Outcome.COMPILE_FAILED,
 }
 _REMEDIES = {
     Outcome.OOM: "lower batch_size, or use activation_checkpointing, or a machine with more memory",
@@ -34,6 +31,7 @@ _REMEDIES = {
     Outcome.TIMEOUT: "raise --timeout, or make the case smaller",
     Outcome.HANG: "the log tail shows where every thread stood",
 }
+_REMEDY_UNSETTLED = "look for shapes or Python values that change from step to step"
 
 
 @dataclass(frozen=True)
@@ -100,13 +98,17 @@ def judge(
 def reported(failure: Failure, prefix: str = "", tail: str | None = None) -> End:
     """Return the end that a rank reported itself."""
     outcome = _OUTCOMES.get(failure.kind, Outcome.CRASH)
+    bad_case = failure.kind is FailureKind.BAD_CASE
     return End(
         outcome=outcome,
         phase=failure.phase,
-        reason=prefix + scrub(failure.message),
-        remedy=_REMEDIES.get(outcome),
+        # A bad case is never recorded, and its user must recognise the path that was named.
+        reason=prefix + (failure.message if bad_case else scrub(failure.message)),
+        remedy=_REMEDY_UNSETTLED
+        if failure.kind is FailureKind.UNSETTLED
+        else _REMEDIES.get(outcome),
         log_tail=tail,
-        bad_case=failure.kind is FailureKind.BAD_CASE,
+        bad_case=bad_case,
     )
 
 
@@ -128,7 +130,7 @@ def stopped(folder: Path, outcome: Outcome, phase: Phase, reason: str, rank: int
     return End(
         outcome=outcome,
         phase=phase,
-        reason=reason,
+        reason=scrub(reason),
         remedy=_REMEDIES.get(outcome),
         log_tail=log_tail(folder, rank),
     )
@@ -145,33 +147,6 @@ def log_tail(folder: Path, rank: int) -> str | None:
         return None
     printable = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
     return scrub("\n".join(printable.splitlines()[-_TAIL_LINES:])) or None
-
-
-def scrub(text: str) -> str:
-    """Replace this machine's folders, name and user by placeholders."""
-    replaced = text
-    folders = (
-        (str(Path.cwd()), "<cwd>"),
-        (str(Path(bench.__file__).absolute().parent.parent), "<bench>"),
-        (sys.prefix, "<env>"),
-        (sys.base_prefix, "<python>"),
-        (str(Path.home()), "<home>"),
-    )
-    # The longest first, or a folder inside another would keep the rest of its path.
-    for path, name in sorted(folders, key=lambda folder: -len(folder[0])):
-        if len(path) > 1:
-            replaced = re.sub(rf"{re.escape(path)}(?![\w.-])", name, replaced)
-    for word, name in ((platform.node(), "<host>"), (_user(), "<user>")):
-        if len(word) > 2:  # noqa: PLR2004 - a shorter name would match inside words
-            replaced = re.sub(rf"\b{re.escape(word)}\b", name, replaced)
-    return replaced
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
 
 
 def _failures(folder: Path, ranks: int) -> dict[int, Failure]:
@@ -212,10 +187,17 @@ def _without_words(
     if code == 0:
         return Outcome.CRASH, "the process ended with exit code 0 and left no result"
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = _signal_name(-code)
         if -code == signal.SIGKILL and killed_for_memory:
             return Outcome.OOM, "killed by the kernel for want of memory (SIGKILL)"
         if -code == signal.SIGABRT and any(words in (tail or "") for words in _OOM_WORDS):
             return Outcome.OOM, "aborted because memory could not be allocated (SIGABRT)"
         return Outcome.CRASH, f"killed from outside or by a fault of its own ({name})"
     return Outcome.CRASH, f"the process ended with exit code {code} and gave no reason"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # real-time signals have no name of their own

@@ -20,6 +20,7 @@ from bench.results.store import new_id
 from bench.run import environment
 from bench.run.ending import End
 from bench.run.plan import Planned
+from bench.run.scrubbing import scrub
 
 
 def record_of(
@@ -85,6 +86,12 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
         return Verdict.NOISY, (
             f"{len(noisy)} of {len(launches)} launches: {noisy[-1].noise.reasons[0]}"
         )
+    blind = [x for x in launches if x.noise.co_tenant_share is None]
+    if blind:
+        return Verdict.MEASURED, (
+            f"in {len(blind)} of {len(launches)} launches nobody could tell whether the machine was "
+            "disturbed: the windows were too short for its counters, or it shows none"
+        )
     return Verdict.MEASURED, None
 
 
@@ -94,13 +101,13 @@ def refused(planned: Planned) -> End | None:
         return End(
             outcome=Outcome.UNAVAILABLE,
             phase=Phase.PLAN,
-            reason=planned.probe.reason or "the backend is not available",
-            remedy=planned.probe.remedy,
+            reason=scrub(planned.probe.reason or "the backend is not available"),
+            remedy=None if planned.probe.remedy is None else scrub(planned.probe.remedy),
         )
     if planned.refusals:
         return End(
             outcome=Outcome.UNSUPPORTED,
             phase=Phase.PLAN,
-            reason="; ".join(str(refusal) for refusal in planned.refusals),
+            reason=scrub("; ".join(str(refusal) for refusal in planned.refusals)),
         )
     return None

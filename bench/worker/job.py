@@ -7,12 +7,13 @@ leave behind either the launch (rank 0) or a `Failure` each.
 from __future__ import annotations
 
 import enum
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bench.backends.base import Probe, Refusal
+from bench.backends.base import Probe, Refusal, World
 from bench.results.record import Phase
 from bench.scenarios.schema import Case, Strict
 
@@ -33,6 +34,15 @@ def failure_file(folder: Path, rank: int) -> Path:
 def log_file(folder: Path, rank: int) -> Path:
     """Return where the output of a rank goes."""
     return folder / f"rank-{rank}.log"
+
+
+def world_from_environment() -> World:
+    """Return this process's place, as our launcher or torchrun sets it; alone where neither did."""
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )
 
 
 class Job(Strict):
@@ -58,6 +68,8 @@ class FailureKind(enum.StrEnum):
     UNSUPPORTED = "unsupported"
     OUT_OF_MEMORY = "out_of_memory"
     COMPILE = "compile"
+    UNSETTLED = "unsettled"
+    """Compilation went on in every window."""
     PEER = "peer"
     """The rank failed because another one had gone."""
     EXCEPTION = "exception"

@@ -13,8 +13,12 @@ import traceback
 from pathlib import Path
 
 from bench.backends.base import Unsupported, World
+from bench.backends.registry import BackendError
+from bench.measure.target import ClockError
+from bench.measure.windows import NoCleanWindow
 from bench.results.record import Launch, Phase
 from bench.worker import lifeline
+from bench.worker.errors import CollectivesNotRealError
 from bench.worker.events import Events
 from bench.worker.job import (
     JOB_VARIABLE,
@@ -23,11 +27,19 @@ from bench.worker.job import (
     FailureKind,
     Job,
     failure_file,
+    world_from_environment,
 )
 from bench.workload.errors import BadCase
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _PEER_WORDS = ("connection closed by peer", "connection reset by peer", "timed out waiting")
+_OURS = (BackendError, ClockError, CollectivesNotRealError, Unsupported)
+"""Their messages say what happened without the name of a class."""
+_KINDS = (
+    (BadCase, FailureKind.BAD_CASE),
+    (NoCleanWindow, FailureKind.UNSETTLED),
+    (Unsupported, FailureKind.UNSUPPORTED),
+)
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch_xla._dynamo")
 
 
@@ -35,11 +47,7 @@ def main() -> None:
     """Run one rank of the launch that the environment names."""
     lifeline.hold()
     job = Job.model_validate_json(Path(os.environ[JOB_VARIABLE]).read_bytes())
-    world = World(
-        rank=int(os.environ.get("RANK", "0")),
-        size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-    )
+    world = world_from_environment()
     code = 0
     try:
         launch = run_rank(job, world, Events(world.rank))
@@ -88,17 +96,27 @@ def describe(error: Exception, rank: int, phase: Phase) -> Failure:
         rank=rank,
         kind=_kind(error, text.lower()),
         phase=phase,
-        message=str(error) if isinstance(error, BadCase) else _first_lines(text),
+        message=_message(error, text),
         refusal=error.refusal if isinstance(error, Unsupported) else None,
         time=time.time(),
     )
 
 
-def _kind(error: Exception, text: str) -> FailureKind:
+def _message(error: Exception, text: str) -> str:
     if isinstance(error, BadCase):
-        return FailureKind.BAD_CASE
-    if isinstance(error, Unsupported):
-        return FailureKind.UNSUPPORTED
+        return str(error)
+    if isinstance(error, NoCleanWindow):
+        return (
+            "compilation never came to rest: a graph was compiled inside every window that was "
+            f"tried ({error.voided})"
+        )
+    return _first_lines(str(error) if isinstance(error, _OURS) else text)
+
+
+def _kind(error: Exception, text: str) -> FailureKind:
+    for kind_of_error, kind in _KINDS:
+        if isinstance(error, kind_of_error):
+            return kind
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):
         return FailureKind.OUT_OF_MEMORY
     if any(words in text for words in _PEER_WORDS):

@@ -14,22 +14,10 @@ import torch
 import torch.distributed as dist
 
 from bench.backends.base import Device, World
+from bench.worker.errors import CollectivesNotRealError
 from bench.worker.job import RENDEZVOUS_FILE
 
 _JOIN_TIMEOUT = datetime.timedelta(minutes=10)
-
-
-class CollectivesNotRealError(RuntimeError):
-    """The ranks do not form the world that was asked for, or their all-reduce does not add up."""
-
-
-def world_from_environment() -> World:
-    """Return this process's place, as our launcher or torchrun sets it."""
-    return World(
-        rank=int(os.environ.get("RANK", "0")),
-        size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-    )
 
 
 def join(world: World, device: Device, folder: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 from pathlib import Path
 
 import pytest
 
-import bench
 from bench.results.record import Check, CheckResult, Outcome, Phase
 from bench.run import ending
 from bench.run.ending import End
@@ -54,6 +52,13 @@ class TestSilentDeath:
         log_file(tmp_path, 0).write_text("assertion failed\n", encoding="utf-8")
         assert judge(tmp_path, ABORTED).outcome is Outcome.CRASH
 
+    def test_a_signal_without_a_name_is_told_by_its_number(self, tmp_path: Path) -> None:
+        end = judge(tmp_path, -35)
+        assert (end.outcome, end.reason) == (
+            Outcome.CRASH,
+            "killed from outside or by a fault of its own (signal 35)",
+        )
+
     def test_an_exit_code_without_words_is_told(self, tmp_path: Path) -> None:
         assert judge(tmp_path, 7).reason == "the process ended with exit code 7 and gave no reason"
 
@@ -97,6 +102,33 @@ class TestWhoIsToBlame:
         assert (end.outcome, end.reason) == (Outcome.UNSUPPORTED, "compile=inductor: no compiler")
 
 
+class TestReported:
+    def test_endless_compilation_is_no_crash_and_names_its_own_remedy(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.UNSETTLED, "compilation never came to rest: ...")
+        end = judge(tmp_path, 1)
+        assert (end.outcome, end.reason, end.remedy) == (
+            Outcome.COMPILE_FAILED,
+            "compilation never came to rest: ...",
+            "look for shapes or Python values that change from step to step",
+        )
+
+    def test_a_reason_that_will_be_recorded_names_no_folder(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "OSError: /srv/private/weights.pt is missing")
+        assert judge(tmp_path, 1).reason == "OSError: <path>/weights.pt is missing"
+
+    def test_a_users_mistake_keeps_the_path_that_the_user_gave(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.BAD_CASE, "data.source=folder:/srv/private/cats: no such")
+        end = judge(tmp_path, 1)
+        assert end.bad_case
+        assert end.reason == "data.source=folder:/srv/private/cats: no such"
+
+    def test_an_end_that_we_brought_about_is_scrubbed_too(self, tmp_path: Path) -> None:
+        end = ending.stopped(
+            tmp_path, Outcome.CRASH, Phase.REPORT, "cannot read /srv/private/launch.json", 0
+        )
+        assert end.reason == "cannot read <path>/launch.json"
+
+
 class TestLogTail:
     def test_it_is_the_last_lines_of_a_log_of_any_size(self, tmp_path: Path) -> None:
         with log_file(tmp_path, 0).open("w", encoding="utf-8") as log:
@@ -115,28 +147,6 @@ class TestLogTail:
         assert ending.log_tail(tmp_path, 0) is None
         log_file(tmp_path, 0).touch()
         assert ending.log_tail(tmp_path, 0) is None
-
-
-class TestScrubbing:
-    def test_folders_of_this_machine_become_words(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("HOME", "/srv/elsewhere")
-        monkeypatch.setenv("LOGNAME", "u")
-        work = tmp_path / "work"
-        work.mkdir()
-        monkeypatch.chdir(work)
-        code = Path(bench.__file__).absolute()
-        said = ending.scrub(f"{work}/a.py /srv/elsewhere/b.py /srv/elsewhere2/c.py {code}")
-        assert said == "<cwd>/a.py <home>/b.py /srv/elsewhere2/c.py <bench>/bench/__init__.py"
-
-    def test_host_and_user_become_words_but_not_inside_others(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(platform, "node", lambda: "torchbox")
-        monkeypatch.setenv("LOGNAME", "mira")
-        said = ending.scrub("mira@torchbox: miracle on torchbox2")
-        assert said == "<user>@<host>: miracle on torchbox2"
 
 
 class TestNotFinite:

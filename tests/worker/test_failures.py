@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench.backends.base import Unsupported, World
+from bench.backends.registry import BackendError
+from bench.measure.target import ClockError
+from bench.measure.windows import NoCleanWindow
 from bench.results.record import Phase
 from bench.worker import main
+from bench.worker.errors import CollectivesNotRealError
 from bench.worker.events import Events
 from bench.worker.job import Failure, FailureKind, failure_file
 from bench.workload.errors import BadCase
@@ -41,6 +45,8 @@ def compiler_error() -> Exception:
         (RuntimeError("Read error: Connection reset by peer"), FailureKind.PEER),
         (RuntimeError("Timed out waiting 600000ms for recv"), FailureKind.PEER),
         (compiler_error(), FailureKind.COMPILE),
+        (NoCleanWindow(5), FailureKind.UNSETTLED),
+        (ClockError("3 micro-batches took 0 s"), FailureKind.EXCEPTION),
         (ValueError("anything else"), FailureKind.EXCEPTION),
     ],
 )
@@ -53,6 +59,27 @@ def test_a_users_mistake_is_told_in_its_own_words_and_others_name_their_type() -
     assert mistake.message == "classes=3: too few"
     fault = main.describe(ValueError("odd"), 0, Phase.MEASURE)
     assert (fault.message, fault.phase, fault.rank) == ("ValueError: odd", Phase.MEASURE, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("backend 'x' is unknown"),
+        ClockError("3 micro-batches took 0 s by this clock"),
+        CollectivesNotRealError("world 1 of 2"),
+        Unsupported("precision", "fp8", "no kernel"),
+    ],
+)
+def test_our_own_exceptions_speak_without_the_name_of_their_class(error: Exception) -> None:
+    assert main.describe(error, 0, Phase.BUILD).message == str(error)
+
+
+def test_endless_compilation_is_told_as_what_it_is() -> None:
+    told = main.describe(NoCleanWindow(5), 0, Phase.MEASURE)
+    assert told.message == (
+        "compilation never came to rest: a graph was compiled inside every window that was "
+        "tried (5)"
+    )
 
 
 def test_a_refusal_travels_with_its_knob() -> None:

@@ -11,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bench.backends.base import World
 from bench.measure.alignment import Alignment
 from bench.results.record import Check, CheckResult, Phase
 from bench.worker.events import Events
-from bench.worker.job import EVENTS_VARIABLE, Event, Failure, FailureKind, Job
+from bench.worker.job import (
+    EVENTS_VARIABLE,
+    Event,
+    Failure,
+    FailureKind,
+    Job,
+    world_from_environment,
+)
 from bench.worker.reporting import Reporter
 from tests.worker.a_job import a_case, a_job
 
@@ -65,6 +73,18 @@ def test_a_job_with_an_unknown_setting_is_refused(tmp_path: Path) -> None:
         Job.model_validate_json(text)
 
 
+def test_a_rank_learns_its_place_from_the_launcher_and_is_alone_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert world_from_environment() == World(rank=0, size=1, local_rank=0)
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert world_from_environment() == World(rank=5, size=8, local_rank=1)
+
+
 def test_events_carry_rank_phase_and_progress(pipe: Pipe) -> None:
     events = Events(rank=3)
     events.enter(Phase.WARM_UP)
@@ -87,12 +107,14 @@ def test_the_running_estimate_is_all_samples_over_all_time(pipe: Pipe) -> None:
     # 16 samples a micro-batch over all ranks, 4 micro-batches a period, 2 periods a window.
     alignment = Alignment(gradient_accumulation=4)
     reporter = Reporter(Events(0), 16, alignment)
-    reporter.planned(2)
+    reporter.planned(2, period_s=0.5)
     reporter.warm_up(steps=6, seconds=1.0, period_s=0.5)
     reporter.window(done=1, planned=3, seconds=1.0)
     reporter.window(done=2, planned=3, seconds=3.0)
     reporter.voided(1)
-    told = [(e.done, e.total, e.samples_per_s) for e in pipe.heard()]
+    planned, *heard = pipe.heard()
+    assert planned.expected_s == 1.0
+    told = [(e.done, e.total, e.samples_per_s) for e in heard]
     assert told == [(6, None, 128.0), (1, 3, 128.0), (2, 3, 64.0), (None, None, None)]
 
 

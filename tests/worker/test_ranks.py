@@ -27,10 +27,11 @@ def rank(folder: str) -> None:
     """Build the work as one of two ranks, and print what it starts from and is fed."""
     from bench.backends.cpu import CpuDevice
     from bench.worker import building, peers
+    from bench.worker.job import world_from_environment
     from tests.worker.a_job import a_case, a_job
 
     case = a_case({"processes": 2, "data": {"source": "random"}})
-    world, device = peers.world_from_environment(), CpuDevice(1)
+    world, device = world_from_environment(), CpuDevice(1)
     peers.join(world, device, Path(folder))
     evidence = peers.prove_collectives(world, device)
     built = building.build(a_job(Path(folder), case), world, device)
