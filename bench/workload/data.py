@@ -199,7 +199,7 @@ def _folder(knobs: Knobs, image_size: int, train: bool) -> Dataset[tuple[torch.T
     from timm.data.transforms_factory import create_transform
     from torchvision.datasets import ImageFolder
 
-    path = Path(knobs.data.source.removeprefix("folder:")).expanduser()
+    path = _expanded(knobs.data.source.removeprefix("folder:"))
     if not path.is_dir():
         raise BadCase(f"data.source=folder:{path}: there is no such folder")
     try:
@@ -214,3 +214,13 @@ def _folder(knobs: Knobs, image_size: int, train: bool) -> Dataset[tuple[torch.T
             f"{knobs.classes}: set classes={len(folder.classes)}"
         )
     return cast("Dataset[tuple[torch.Tensor, int]]", folder)
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadCase(
+            f"data.source=folder:{path}: there is no home folder to put in place of "
+            f"{path.partition('/')[0]}"
+        ) from error

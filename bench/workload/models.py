@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ from bench.scenarios.schema import Knobs
 from bench.workload.errors import BadCase
 
 _DEFAULT_IMAGE_SIZE = 224
+_WRONG_ARGUMENT = re.compile(
+    r"(?:unexpected keyword argument|multiple values for(?: keyword)? argument) '(\w+)'"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ def _from_timm(knobs: Knobs) -> Model:
             knobs.model, pretrained=False, num_classes=knobs.classes, **arguments
         )
     except TypeError as error:
+        wrong = _WRONG_ARGUMENT.search(str(error))
+        if wrong is None or wrong[1] not in arguments:
+            raise
         raise BadCase(f"model_kwargs={knobs.model_kwargs}: {knobs.model} says: {error}") from error
     return Model(module, size)
 
@@ -109,23 +117,37 @@ def _from_factory(knobs: Knobs) -> Model:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        # The module may be there and miss one of its own imports: that is no mistake in the case.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise BadCase(
             f"model={knobs.model}: there is no module {error.name} in the working directory or "
             "the installed packages"
         ) from error
-    except AttributeError as error:
-        raise BadCase(f"model={knobs.model}: {module_name} has no {factory_name}") from error
-    try:
-        module = factory(**knobs.model_kwargs)
-    except TypeError as error:
-        raise BadCase(f"model={knobs.model}, model_kwargs={knobs.model_kwargs}: {error}") from error
-    if not isinstance(module, torch.nn.Module):
+    if not hasattr(module, factory_name):
+        raise BadCase(f"model={knobs.model}: {module_name} has no {factory_name}")
+    factory = getattr(module, factory_name)
+    _check_arguments(factory, knobs)
+    model = factory(**knobs.model_kwargs)
+    if not isinstance(model, torch.nn.Module):
         raise BadCase(
-            f"model={knobs.model}: the factory returned {type(module).__name__}, not a "
+            f"model={knobs.model}: the factory returned {type(model).__name__}, not a "
             "torch.nn.Module"
         )
-    return Model(module, knobs.image_size or _DEFAULT_IMAGE_SIZE)
+    return Model(model, knobs.image_size or _DEFAULT_IMAGE_SIZE)
+
+
+def _check_arguments(factory: Any, knobs: Knobs) -> None:
+    # Before the call, for a TypeError from inside the factory is a fault of its own.
+    if not callable(factory):
+        raise BadCase(f"model={knobs.model}: {type(factory).__name__} is not callable")
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        return  # some callables written in C have no signature to look at
+    try:
+        signature.bind(**knobs.model_kwargs)
+    except TypeError as error:
+        raise BadCase(f"model={knobs.model}, model_kwargs={knobs.model_kwargs}: {error}") from error

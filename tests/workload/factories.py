@@ -11,4 +11,8 @@ def not_a_module() -> str:
     return "a string"
 
 
+def faulty(width: int = 8) -> torch.nn.Module:
+    return torch.nn.Linear(width, "ten")  # type: ignore[arg-type]
+
+
 NOT_CALLABLE = 3

@@ -97,6 +97,15 @@ def test_ranks_with_different_seeds_draw_different_samples_and_equal_seeds_equal
     assert not torch.equal(rank0, rank1)
 
 
+def test_resident_batches_differ_between_ranks() -> None:
+    wanted, host = knobs("device", pool=2), torch.device("cpu")
+    rank0, again, rank1 = (
+        next(iter(data.resident(wanted, SIZE, seed, host)))[0] for seed in (0, 0, 1)
+    )
+    assert torch.equal(rank0, again)
+    assert not torch.equal(rank0, rank1)
+
+
 def test_two_workers_do_not_draw_the_same_samples() -> None:
     first, second = (images for images, _ in drawn(knobs("random", workers=2), 2))
     assert not torch.equal(first, second)
@@ -166,6 +175,11 @@ def test_a_folder_that_holds_no_classes_is_a_clear_mistake(tmp_path: Path, name:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadCase, match=f"folder:.*{name}: (there is no such|expected one sub-)"):
         data.loader(knobs(f"folder:{tmp_path / name}"), SIZE, 0)
+
+
+def test_a_folder_of_a_user_who_does_not_exist_is_a_clear_mistake() -> None:
+    with pytest.raises(BadCase, match=r"folder:~nosuchuser/x: there is no home .* ~nosuchuser$"):
+        data.loader(knobs("folder:~nosuchuser/x"), SIZE, 0)
 
 
 def test_a_folder_with_more_classes_than_the_model_names_the_remedy(folder: Path) -> None:

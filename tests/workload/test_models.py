@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from bench.backends.base import Unsupported
 from bench.scenarios.schema import Knobs
 from bench.workload import models
 from bench.workload.errors import BadCase
-from tests.workload.build import SMALL_VIT
+from tests.small_vit import SMALL_VIT
 
 pytestmark = pytest.mark.torch
 HERE = "tests.workload.factories"
@@ -77,6 +78,7 @@ def test_two_builds_with_one_seed_are_equal() -> None:
         ({"model": f"{HERE}:NOT_CALLABLE"}, "not callable"),
         ({"model": f"{HERE}:mlp", "model_kwargs": {"depth": 1}}, "unexpected keyword.*depth"),
         ({"model": "test_vit", "model_kwargs": {"wings": 2}}, "test_vit says: .*wings"),
+        ({"model": "test_vit", "model_kwargs": {"pretrained": True}}, "says: .*pretrained"),
         ({"image_size": 32, "model_kwargs": {"img_size": 64}}, "img_size=64 contradicts"),
         ({"model_kwargs": {"num_classes": 5}}, "set the knob `classes` instead"),
     ],
@@ -86,6 +88,38 @@ def test_a_case_that_names_what_does_not_exist_says_so(
 ) -> None:
     with pytest.raises(BadCase, match=message):
         built(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": f"{HERE}:faulty", "model_kwargs": {"width": 4}},
+        {"model": "test_vit", "model_kwargs": {"depth": "two"}},
+    ],
+)
+def test_a_type_error_from_inside_a_model_is_a_fault_and_no_bad_case(
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(TypeError):
+        built(**changes)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import no_such_thing", ModuleNotFoundError),
+        ("import torch; torch.no_such_thing", AttributeError),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_a_fault_and_not_absent(
+    code: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its name begins as that of the module it misses does.
+    name = f"no_such_thing_of_{error.__name__.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"{code}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(error, match="no_such_thing"):
+        built(model=f"{name}:build")
 
 
 def test_a_model_without_checkpointing_is_refused_where_it_is_asked_for() -> None:
