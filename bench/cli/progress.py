@@ -1,12 +1,13 @@
 """Progress on stderr: what is being measured, how far it is, and how good the estimate is so far.
 
-One line that rewrites itself on a terminal, plain lines elsewhere. Nothing here touches stdout.
+One line that rewrites itself on a terminal, a few plain lines per launch elsewhere. Nothing here
+touches stdout.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -32,6 +33,12 @@ _WORDS = {
 }
 
 
+_SAME_PHASE_S = 10.0
+"""A plain line about a phase that goes on comes at most so often."""
+_START_UP_S = 5.0
+"""What a launch takes beside warm-up and windows, as long as none has been seen."""
+
+
 def listener(stream: TextIO) -> Listener:
     """Return the listener that fits the stream."""
     return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
@@ -40,62 +47,87 @@ def listener(stream: TextIO) -> Listener:
 class _Clock:
     """How long the run has taken, and how long it may still take."""
 
-    def __init__(self) -> None:
-        self._begin = time.monotonic()
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._begin = now()
         self._cases: Sequence[Progressing] = []
         self._seconds: dict[int, list[float]] = {}
+        self._made: dict[int, int] = {}
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self._cases = cases
-        self._begin = time.monotonic()
+        self._begin = self._now()
 
-    def note(self, case: Progressing, seconds: float) -> None:
+    def note(self, case: Progressing, result: Launch | End, seconds: float) -> None:
+        """Count a launch that has just ended, before the case has taken it."""
         self._seconds.setdefault(id(case), []).append(seconds)
+        failed = isinstance(result, End)
+        self._made[id(case)] = case.wanted if failed else len(case.launches) + 1
 
     def elapsed_s(self) -> float:
-        return time.monotonic() - self._begin
+        return self._now() - self._begin
 
-    def expected_s(self) -> float | None:
-        """Return the whole run's expected time; null before the first launch has ended."""
+    def expected_s(self) -> float:
+        """Return the whole run's expected time.
+
+        A launch to come takes as long as its case's last one, else as the mean of those seen, else
+        as its budget and warm-up with an allowance for starting up.
+        """
         every = [s for seconds in self._seconds.values() for s in seconds]
-        if not every:
-            return None
-        typical = sum(every) / len(every)
         total = sum(every)
         for case in self._cases:
             if case.planned.runnable and case.stored is None:
                 own = self._seconds.get(id(case))
-                left = max(0, case.wanted - len(case.launches))
-                total += left * (own[-1] if own else typical)
+                made = max(len(case.launches), self._made.get(id(case), 0))
+                left = max(0, case.wanted - made)
+                if own:
+                    total += left * own[-1]
+                else:
+                    total += left * (sum(every) / len(every) if every else _planned_s(case))
         return max(total, self.elapsed_s())
 
 
 class PlainProgress:
-    """A line when a launch starts and when it ends."""
+    """A line when a launch starts and ends, and a few in between.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: Where the lines go.
+        now: A clock that never goes back. Unit: seconds.
+    """
+
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
-        self._clock = _Clock()
+        self._now = now
+        self._clock = _Clock(now)
+        self._phase = Phase.START
+        self._said_s = now()
 
     def begin(self, cases: Sequence[Progressing]) -> None:
-        """Say how much there is to do."""
+        """Say how much there is to do, and about how long it takes."""
         self._clock.begin(cases)
         runnable = sum(case.planned.runnable for case in cases)
-        self._say(f"{len(cases)} cases, {runnable} to launch")
+        time_needed = f", about {_duration(self._clock.expected_s())}" if runnable else ""
+        self._say(f"{len(cases)} cases, {runnable} to launch{time_needed}")
 
     def launch(self, case: Progressing, round_number: int) -> None:
         """Say which launch starts."""
+        self._phase = Phase.START
         self._say(
             f"round {round_number + 1}: {case.planned.title}: launch "
             f"{len(case.launches) + 1} of {case.wanted}"
         )
 
     def event(self, case: Progressing, event: Event) -> None:
-        """Stay silent: a log is not a terminal."""
+        """Say which phase begins, and now and then how far a long one is."""
+        if event.phase is self._phase and self._now() - self._said_s < _SAME_PHASE_S:
+            return
+        self._phase = event.phase
+        self._said_s = self._now()
+        self._say(f"  {_so_far(event)} ({_times(self._clock)})")
 
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
         """Say what came out, and how far the run is."""
-        self._clock.note(case, seconds)
+        self._clock.note(case, result, seconds)
         if isinstance(result, End) and result.bad_case:
             return  # the command ends with a message of its own
         if isinstance(result, End):
@@ -118,7 +150,7 @@ class TerminalProgress:
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         self._status = Status("", console=self._console)
-        self._clock = _Clock()
+        self._clock = _Clock(time.monotonic)
         self._round = 0
         self._number: dict[int, int] = {}
 
@@ -135,16 +167,11 @@ class TerminalProgress:
 
     def event(self, case: Progressing, event: Event) -> None:
         """Show the phase and the running estimate."""
-        text = _WORDS.get(event.phase, event.phase)
-        if event.done is not None and event.total is not None:
-            text += f" {event.done}/{event.total}"
-        if event.samples_per_s is not None:
-            text += f" · {event.samples_per_s:.4g} samples/s"
-        self._show(case, text)
+        self._show(case, _so_far(event))
 
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
         """Take the line away until the next launch."""
-        self._clock.note(case, seconds)
+        self._clock.note(case, result, seconds)
         self._status.stop()
 
     def recorded(self, case: Progressing) -> None:
@@ -162,6 +189,21 @@ class TerminalProgress:
         )
         # What does not fit is cut off: a line that wraps cannot rewrite itself.
         self._status.update(Text(line, no_wrap=True, overflow="ellipsis"))
+
+
+def _planned_s(case: Progressing) -> float:
+    """Return what a launch of the case should take, by its settings. Unit: seconds."""
+    measure = case.planned.case.measure
+    return measure.budget_s / measure.launches + measure.warmup_s + _START_UP_S
+
+
+def _so_far(event: Event) -> str:
+    text: str = _WORDS.get(event.phase, event.phase)
+    if event.done is not None:
+        text += f" {event.done}" if event.total is None else f" {event.done}/{event.total}"
+    if event.samples_per_s is not None:
+        text += f" · {event.samples_per_s:.4g} samples/s"
+    return text
 
 
 def _estimate(launches: Sequence[Launch]) -> str | None:
@@ -183,9 +225,7 @@ def _summary(case: Progressing) -> str:
 
 
 def _times(clock: _Clock) -> str:
-    expected = clock.expected_s()
-    whole = "?" if expected is None else f"about {_duration(expected)}"
-    return f"{_duration(clock.elapsed_s())} of {whole}"
+    return f"{_duration(clock.elapsed_s())} of about {_duration(clock.expected_s())}"
 
 
 def _duration(seconds: float) -> str:
