@@ -21,6 +21,8 @@ CO_TENANT_LIMIT = 0.05
 """Share of our CPUs that others may use before a launch counts as noisy."""
 STEAL_LIMIT = 0.02
 """Share of our CPUs that the hypervisor may take before a launch counts as noisy."""
+THROTTLED_LIMIT = 0.02
+"""Share of the time for which a quota may stop us before a launch counts as noisy."""
 MIN_SPAN_S = 0.5
 """Shares over less are not given: the kernel counts CPU time in hundredths of a second."""
 
@@ -37,6 +39,7 @@ class Snapshot:
     switches: Mapping[tuple[int, int], int]
     """Involuntary context switches of our threads, by (pid, thread)."""
     pressure_s: float | None
+    throttled_s: float | None
     mhz: list[float] = field(default_factory=list)
 
 
@@ -55,6 +58,7 @@ class NoiseMonitor:
             ranks. Never a shell, whose other children are not ours.
         proc: Where /proc is.
         pid: A process of the group that is ours; this one by default.
+        cgroup: Where the container's own limits and counters are.
         cpus: Numbers of the CPUs to look at; those this process may use by default.
         clock: Where the time is read.
     """
@@ -64,12 +68,14 @@ class NoiseMonitor:
         extra_pids: Collection[int] = (),
         *,
         proc: Path = Path("/proc"),
+        cgroup: Path = Path("/sys/fs/cgroup"),
         pid: int | None = None,
         cpus: Collection[int] | None = None,
         clock: Clock = WALL_CLOCK,
     ) -> None:
         self._extra_pids = frozenset(extra_pids)
         self._proc = proc
+        self._cgroup = cgroup
         self._pid = os.getpid() if pid is None else pid
         self._cpus = frozenset(_own_cpus() if cpus is None else cpus)
         self._clock = clock
@@ -89,29 +95,35 @@ class NoiseMonitor:
                 for thread, count in procfs.involuntary_switches(self._proc, pid).items()
             },
             pressure_s=procfs.cpu_pressure_s(self._proc),
+            throttled_s=procfs.throttled_s(self._cgroup),
             mhz=procfs.cpu_mhz(self._proc, self._cpus),
         )
 
     def between(self, before: Snapshot, after: Snapshot) -> Noise:
         """Return what happened between two snapshots of this monitor, and why it was too much."""
         span_s = after.at_s - before.at_s
-        co_tenant = steal = pressure = None
+        co_tenant = steal = pressure = throttled = None
         if span_s >= MIN_SPAN_S:
             co_tenant, steal = _shares(before, after)
             if before.pressure_s is not None and after.pressure_s is not None:
                 pressure = _share(after.pressure_s - before.pressure_s, span_s)
+            if before.throttled_s is not None and after.throttled_s is not None:
+                throttled = max(0.0, after.throttled_s - before.throttled_s) / span_s
         rates = before.mhz + after.mhz
         return Noise(
             co_tenant_share=co_tenant,
             steal_share=steal,
+            throttled_share=throttled,
             pressure_share=pressure,
             involuntary_switches=_switches(before, after),
             cpu_mhz_min=min(rates, default=None),
             cpu_mhz_max=max(rates, default=None),
-            reasons=self._reasons(co_tenant, steal),
+            reasons=self._reasons(co_tenant, steal, throttled),
         )
 
-    def _reasons(self, co_tenant: float | None, steal: float | None) -> list[str]:
+    def _reasons(
+        self, co_tenant: float | None, steal: float | None, throttled: float | None
+    ) -> list[str]:
         count = len(self._cpus)
         cpus = "the CPU" if count == 1 else f"the {count} CPUs"
         reasons = []
@@ -124,6 +136,12 @@ class NoiseMonitor:
             reasons.append(
                 f"the hypervisor withheld {steal:.1%} of {cpus} this launch may use (limit "
                 f"{STEAL_LIMIT:.0%}): use a dedicated host, or measure again when it is quieter"
+            )
+        if throttled is not None and throttled > THROTTLED_LIMIT:
+            reasons.append(
+                f"the container's CPU quota stopped this launch for {throttled:.1%} of the time "
+                f"(limit {THROTTLED_LIMIT:.0%}): set threads to the quota, or give the container "
+                "whole CPUs (cpuset) instead"
             )
         return reasons
 

@@ -108,6 +108,21 @@ def cpu_pressure_s(proc: Path) -> float | None:
     return None if match is None else int(match[1]) / 1e6
 
 
+def throttled_s(cgroup: Path) -> float | None:
+    """Return the time for which the container's CPU quota has stopped it; null: it keeps no count.
+
+    Unit: seconds, summed over CPUs.
+    """
+    for file, pattern, unit in (
+        ("cpu.stat", r"^throttled_usec (\d+)", 1e6),
+        ("cpu/cpu.stat", r"^throttled_time (\d+)", 1e9),
+    ):
+        match = re.search(pattern, _read(cgroup / file) or "", re.M)
+        if match is not None:
+            return int(match[1]) / unit
+    return None
+
+
 def cpu_mhz(proc: Path, cpus: Collection[int]) -> list[float]:
     """Return the present clock rates of these CPUs; empty where the kernel does not tell."""
     rates: list[float] = []

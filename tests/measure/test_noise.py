@@ -81,9 +81,15 @@ def clock() -> FakeClock:
 
 
 def monitor(
-    proc: FakeProc, clock: FakeClock, *extra: int, cpus: tuple[int, ...] = (0, 1)
+    proc: FakeProc,
+    clock: FakeClock,
+    *extra: int,
+    cpus: tuple[int, ...] = (0, 1),
+    cgroup: Path | None = None,
 ) -> NoiseMonitor:
-    return NoiseMonitor(extra, proc=proc.root, pid=US, cpus=cpus, clock=clock)
+    """Watch the fake tree; without a container unless one is given."""
+    container = proc.root / "no-cgroup" if cgroup is None else cgroup
+    return NoiseMonitor(extra, proc=proc.root, cgroup=container, pid=US, cpus=cpus, clock=clock)
 
 
 def one_second_later(proc: FakeProc, clock: FakeClock, working: int = 150, steal: int = 0) -> None:
@@ -196,6 +202,38 @@ def test_shares_of_a_short_span_are_not_given(proc: FakeProc, clock: FakeClock) 
     assert watch.between(before, watch.snapshot()) == Noise(involuntary_switches=0)
 
 
+def test_a_quota_that_stopped_the_container_makes_the_launch_noisy(
+    proc: FakeProc, clock: FakeClock, tmp_path: Path
+) -> None:
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    counts = "nr_periods 10\nnr_throttled 2\nthrottled_usec {}\n"
+    (cgroup / "cpu.stat").write_text(counts.format(500_000))
+    watch = monitor(proc, clock, cgroup=cgroup)
+    before = watch.snapshot()
+    one_second_later(proc, clock, working=0)
+    (cgroup / "cpu.stat").write_text(counts.format(750_000))
+    noise = watch.between(before, watch.snapshot())
+    assert noise.throttled_share == 0.25
+    assert noise.reasons == [
+        "the container's CPU quota stopped this launch for 25.0% of the time (limit 2%): set "
+        "threads to the quota, or give the container whole CPUs (cpuset) instead"
+    ]
+
+
+def test_a_quota_that_is_never_used_up_disturbs_nothing(
+    proc: FakeProc, clock: FakeClock, tmp_path: Path
+) -> None:
+    cgroup = tmp_path / "cgroup"
+    (cgroup / "cpu").mkdir(parents=True)
+    (cgroup / "cpu" / "cpu.stat").write_text("nr_throttled 0\nthrottled_time 0\n")
+    watch = monitor(proc, clock, cgroup=cgroup)
+    before = watch.snapshot()
+    one_second_later(proc, clock, working=0)
+    noise = watch.between(before, watch.snapshot())
+    assert (noise.throttled_share, noise.reasons) == (0.0, [])
+
+
 def test_pressure_is_the_share_of_time_in_which_a_task_waited(
     proc: FakeProc, clock: FakeClock
 ) -> None:
@@ -234,7 +272,7 @@ def test_clock_rates_are_those_of_our_cpus(proc: FakeProc, clock: FakeClock) -> 
 def test_without_proc_everything_is_unknown_and_nothing_is_wrong(
     tmp_path: Path, clock: FakeClock
 ) -> None:
-    watch = NoiseMonitor(proc=tmp_path / "absent", clock=clock)
+    watch = NoiseMonitor(proc=tmp_path / "absent", cgroup=tmp_path / "absent", clock=clock)
     before = watch.snapshot()
     clock.spend(10.0)
     assert watch.between(before, watch.snapshot()) == Noise()

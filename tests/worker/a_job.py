@@ -8,7 +8,7 @@ from typing import Any
 from bench.backends.base import Probe
 from bench.scenarios.schema import Case, Knobs, Measure
 from bench.worker.job import Job
-from tests.workload.build import SMALL_VIT
+from tests.small_vit import SMALL_VIT
 
 PROBE = Probe(backend="cpu", available=True, device_count=1)
 SHORT: dict[str, Any] = {"launches": 1, "budget_s": 0.6, "windows": 3, "warmup_s": 0.2}

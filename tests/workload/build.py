@@ -15,15 +15,6 @@ from bench.workload.engines import PlainEngine
 from bench.workload.step import InferStep, TrainStep
 
 CLASSES = 5
-SMALL_VIT: dict[str, Any] = {
-    "model": "vit_tiny_patch16_224",
-    "model_kwargs": {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},
-    "image_size": 32,
-    "classes": 10,
-    "batch_size": 8,
-    "threads": 1,
-}
-"""About 3 ms a training step on one core."""
 
 
 class Flat(torch.nn.Module):
