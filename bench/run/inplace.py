@@ -22,7 +22,7 @@ from bench.run.plan import Planned, for_one_launch
 from bench.run.rounds import launch_seed
 from bench.scenarios.errors import ScenarioError
 from bench.worker.events import Events
-from bench.worker.job import Job
+from bench.worker.job import Job, world_from_environment
 from bench.worker.main import RankFailed, run_rank
 
 _EXIT_OK, _EXIT_CASE = 0, 4
@@ -31,13 +31,7 @@ _GRACE_S = 5.0
 
 def world() -> World | None:
     """Return this process's place if torchrun started it, else null."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    return World(
-        rank=int(os.environ["RANK"]),
-        size=int(os.environ["WORLD_SIZE"]),
-        local_rank=int(os.environ["LOCAL_RANK"]),
-    )
+    return world_from_environment() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Who drives the step over the ranks: one file per technique would be the next size up.
+"""Who drives the step over the ranks.
 
 An engine prepares the model, says when gradients are to be exchanged, and describes what really
 runs, so that a silent substitution shows.

@@ -37,9 +37,9 @@ def main() -> None:
             assert name in bench("list", "scenarios", cwd=folder)
             assert name in bench("show", name, cwd=folder)
         Path(folder, "results").mkdir()
-        claims = json.loads(
-            bench("table", "--with", "published", "--format", "json", cwd=folder)
-        )["rows"]
+        claims = json.loads(bench("table", "--with", "published", "--format", "json", cwd=folder))[
+            "rows"
+        ]
         assert any(row["samples_per_s"] == 1027.39 for row in claims), claims
         assert json.loads(bench("schema", "record", cwd=folder))["title"] == "Record"
         if importlib.util.find_spec("torch") is None:
