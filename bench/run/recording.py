@@ -89,7 +89,7 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
     blind = [x for x in launches if x.noise.co_tenant_share is None]
     if blind:
         return Verdict.MEASURED, (
-            f"in {len(blind)} of {len(launches)} launches nobody could tell whether the machine was "
+            f"in {len(blind)} of {len(launches)} launches it is unknown whether the machine was "
             "disturbed: the windows were too short for its counters, or it shows none"
         )
     return Verdict.MEASURED, None
