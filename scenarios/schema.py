@@ -120,7 +120,10 @@ class LoaderKnobs(Strict):
     """How batches travel to a device that executes graphs (the device loader)."""
 
     batches_per_execution: Annotated[int, TREATMENT, Field(ge=1)] = 1
-    """Micro-batches traced into one graph before it is cut and executed. Unit: micro-batches."""
+    """Micro-batches traced into one graph before it is cut and executed. Unit: micro-batches.
+
+    Above 1, torch's Adam changes its graph a few times in the first hundreds of steps (its bias
+    corrections become equal numbers), and the windows in which that happens are voided."""
     prefetch: Annotated[int | None, TREATMENT, Field(ge=1)] = None
     """Host batches queued for the transfer; null is the device loader's default. Unit: batches."""
     device_prefetch: Annotated[int | None, TREATMENT, Field(ge=1)] = None
