@@ -210,6 +210,14 @@ class Backend(ABC):
         per_worker = 2 if knobs.data.prefetch is None else knobs.data.prefetch
         return knobs.data.workers * per_worker
 
+    def least_periods(self, knobs: Knobs) -> int:
+        """Return how many periods a window should hold for its fence to cost under 1 % of it.
+
+        1 where work is done when a call returns. Where the device works behind the host, it stands
+        idle after a fence for the time in which the host prepares the first graph.
+        """
+        return 1
+
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""
         return None

@@ -61,16 +61,21 @@ class WindowPlan:
             raise ValueError(f"a plan needs at least one window of one period, not {self}")
 
 
-def plan_windows(measure: Measure, period_s: float) -> WindowPlan:
+def plan_windows(measure: Measure, period_s: float, least_periods: int = 1) -> WindowPlan:
     """Cut a launch's share of the budget into windows of whole periods.
 
     A window gets as many whole periods as fit into budget / launches / windows. Where not even one
     fits, windows are one period long and there are fewer of them: as many as fit into the launch's
     share, but at least `MIN_WINDOWS`, which is the only way to exceed the budget.
 
+    A device that works behind the host's back stands idle after every fence until new work reaches
+    it. So that this is not sold as the speed of training, its windows are made longer and fewer,
+    down to `MIN_WINDOWS`, until they hold `least_periods`.
+
     Args:
         measure: The budget of the case, its launches and its windows.
         period_s: What a period takes, equal on all ranks (`WarmUp.period_s`). Unit: seconds.
+        least_periods: How many a window should hold, as far as the budget allows.
 
     Raises:
         ValueError: `period_s` is not a positive time.
@@ -79,6 +84,11 @@ def plan_windows(measure: Measure, period_s: float) -> WindowPlan:
         raise ValueError(f"a period of {period_s} s cannot fill a window")
     launch_s = measure.budget_s / measure.launches
     periods = _whole(launch_s / measure.windows / period_s)
+    longest = min(least_periods, _whole(launch_s / MIN_WINDOWS / period_s))
+    if longest > max(1, periods):
+        fitting = _whole(launch_s / (longest * period_s))
+        windows = max(MIN_WINDOWS, min(measure.windows, fitting))
+        return WindowPlan(periods_per_window=longest, windows=windows)
     if periods >= 1:
         return WindowPlan(periods_per_window=periods, windows=measure.windows)
     return WindowPlan(periods_per_window=1, windows=max(MIN_WINDOWS, _whole(launch_s / period_s)))

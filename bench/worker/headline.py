@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from bench.audit.evidence import Evidence
-from bench.backends.base import Counters, Device
+from bench.backends.base import Backend, Counters, Device
 from bench.measure.alignment import Alignment
 from bench.measure.noise import NoiseMonitor
 from bench.measure.target import Peers
@@ -60,7 +60,7 @@ def measure(
     built: Built,
     device: Device,
     alignment: Alignment,
-    prefetched: int,
+    backend: Backend,
     peers: Peers,
     reporter: Reporter,
 ) -> Headline:
@@ -72,8 +72,9 @@ def measure(
     step = built.step
     first_step_s = first_step(step, alignment, progress=reporter)
     loss_first = read_loss(step)
+    prefetched = backend.prefetched(case.knobs)
     warm = warm_up(step, alignment, case.measure, prefetched, peers=peers, progress=reporter)
-    plan = plan_windows(case.measure, warm.period_s)
+    plan = plan_windows(case.measure, warm.period_s, backend.least_periods(case.knobs))
     reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
     monitor = NoiseMonitor(extra_pids=(os.getppid(),))

@@ -69,9 +69,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         built = building.build(job, world, device)
         build_s = time.perf_counter() - begin
         reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
-        found = headline.measure(
-            case, built, device, alignment, backend.prefetched(case.knobs), peers, reporter
-        )
+        found = headline.measure(case, built, device, alignment, backend, peers, reporter)
         evidence = headline.evidence_of(case, built, device, found, collectives)
         memory = device.peak_memory_bytes()
         rss = host.peak_rss_bytes()

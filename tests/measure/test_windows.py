@@ -51,6 +51,32 @@ def test_only_three_windows_of_one_period_may_exceed_the_budget(
     assert planned_s <= budget_s / launches * (1 + 1e-6) or plan == WindowPlan(1, 3)
 
 
+@pytest.mark.parametrize(
+    ("period_s", "plan"),
+    [
+        # 10 s a launch: 1,000 periods make ten windows of a hundred.
+        (0.01, WindowPlan(periods_per_window=100, windows=10)),
+        # 500 periods: ten windows would hold 50 each, so there are five of a hundred.
+        (0.02, WindowPlan(periods_per_window=100, windows=5)),
+        # 100 periods: three windows is the least, and each gets its third.
+        (0.1, WindowPlan(periods_per_window=33, windows=3)),
+        (5.0, WindowPlan(periods_per_window=1, windows=3)),
+    ],
+)
+def test_windows_of_a_device_that_has_to_be_refilled_are_longer_and_fewer(
+    period_s: float, plan: WindowPlan
+) -> None:
+    settings = measure(budget_s=30.0, launches=3, windows=10)
+
+    assert plan_windows(settings, period_s, least_periods=100) == plan
+
+
+def test_windows_that_are_long_enough_are_left_alone() -> None:
+    settings = measure(budget_s=30.0, launches=3, windows=10)
+
+    assert plan_windows(settings, 0.001, least_periods=100) == plan_windows(settings, 0.001)
+
+
 @pytest.mark.parametrize("period_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_period_without_a_length_cannot_be_planned(period_s: float) -> None:
     with pytest.raises(ValueError, match="cannot fill a window"):
