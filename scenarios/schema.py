@@ -256,11 +256,12 @@ class Measure(Strict):
     its longest step group). Unit: seconds."""
     windows: Annotated[int, PROTOCOL, Field(ge=3, le=1000)] = 10
     """Windows per launch that the budget is cut into (fewer when one period is longer)."""
-    warmup_steps: Annotated[int, PROTOCOL, Field(ge=1)] = 4
-    """Unit: steps."""
+    warmup_steps: Annotated[int, PROTOCOL, Field(ge=1)] = 15
+    """The least warm-up; a fresh process gets faster over its first dozen steps, while the
+    allocator settles, by more than two neighbouring groups of steps show. Unit: steps."""
     warmup_s: Annotated[float, PROTOCOL, Field(ge=0)] = 1.0
     """Unit: seconds."""
-    warmup_cap_s: Annotated[float, PROTOCOL, Field(gt=0)] = 180.0
+    warmup_cap_s: Annotated[float, PROTOCOL, Field(gt=0)] = 600.0
     """Warm-up that has found no steady state by then stops, and the row is suspect. Unit: seconds
     after the first step."""
     diagnostics: Annotated[bool, PROTOCOL] = True

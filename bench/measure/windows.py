@@ -193,7 +193,7 @@ def leading_warm_up(slowest_s: Sequence[float]) -> int:
     """Return how many leading windows were still warm-up.
 
     MSER over the single windows says where the steady state may begin; of the windows before it,
-    the leading ones go that are slower than every one after it. One slow window among fast ones is
+    the leading ones go that are all slower than every one that remains. One slow window among fast ones is
     noise, and noise belongs in the number. Below `TRUNCATION_WINDOWS` windows nothing is dropped,
     and never so many that fewer than `MIN_WINDOWS`, or half, would remain.
 
@@ -203,11 +203,10 @@ def leading_warm_up(slowest_s: Sequence[float]) -> int:
     if len(slowest_s) < TRUNCATION_WINDOWS:
         return 0
     steady_from = mser(slowest_s, batch=1) or 0
-    slowest_steady = max(slowest_s[steady_from:])
-    dropped = 0
-    while dropped < steady_from and slowest_s[dropped] > slowest_steady:
-        dropped += 1
-    return dropped
+    slower_than_the_rest = (
+        cut for cut in range(1, steady_from + 1) if min(slowest_s[:cut]) > max(slowest_s[cut:])
+    )
+    return max(slower_than_the_rest, default=0)
 
 
 def _timed_window(target: Target, micro_batches: int, clock: Clock, peers: Peers) -> _Window | None:

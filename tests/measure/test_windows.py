@@ -253,6 +253,10 @@ def test_one_slow_window_among_fast_ones_stays_in_the_number() -> None:
     assert leading_warm_up([1.0, 1.0, 1.0, 5.0] + [1.0] * 8) == 0
 
 
+def test_a_slow_start_that_comes_back_later_is_no_warm_up() -> None:
+    assert leading_warm_up([2.0, 1.0, 1.0, 2.0] + [1.0] * 6) == 0
+
+
 def test_few_windows_are_never_dropped() -> None:
     assert leading_warm_up([5.0] + [1.0] * 8) == 0
     assert leading_warm_up([5.0] + [1.0] * 9) == 1
