@@ -193,9 +193,9 @@ def leading_warm_up(slowest_s: Sequence[float]) -> int:
     """Return how many leading windows were still warm-up.
 
     MSER over the single windows says where the steady state may begin; of the windows before it,
-    the leading ones go that are all slower than every one that remains. One slow window among fast ones is
-    noise, and noise belongs in the number. Below `TRUNCATION_WINDOWS` windows nothing is dropped,
-    and never so many that fewer than `MIN_WINDOWS`, or half, would remain.
+    the leading ones go that are all slower than every one that remains. One slow window among fast
+    ones is noise, and noise belongs in the number. Below `TRUNCATION_WINDOWS` windows nothing is
+    dropped, and never so many that fewer than `MIN_WINDOWS`, or half, would remain.
 
     Args:
         slowest_s: Window times on the slowest rank, oldest first. Unit: seconds.
