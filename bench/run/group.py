@@ -60,6 +60,7 @@ class Group:
     def listen(self, timeout_s: float) -> Iterator[Event]:
         """Yield the events that arrive within the time, at least those that are there already."""
         if not self._selector.get_map():
+            # Every rank has closed its end: the caller still paces its looks by this call.
             time.sleep(timeout_s)
             return
         if not self._selector.select(timeout_s):
@@ -94,6 +95,7 @@ class Group:
         for child in self.children:
             if _peek(child) is None:
                 child.send_signal(signal.SIGUSR1)
+        # Nothing tells when a rank has finished printing; it is killed right after.
         time.sleep(_STACKS_S)
 
     def kill(self) -> None:
