@@ -1,7 +1,8 @@
 """The loop that a practitioner would write to time a training step: the yardstick of overhead.py.
 
-One clock around N steps after a warm-up, with a wait for the device on both sides. It must not
-import the harness that it is compared with; it prints one JSON object with its rate.
+One clock around N steps, with a wait for the device on both sides. It must not import the harness
+that it is compared with. Every line on its standard input is a number of steps to run; it answers
+each with one JSON line that holds the seconds they took, and ends with the input.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import timm
@@ -47,28 +48,29 @@ def batches(args: argparse.Namespace) -> Iterable[Any]:
     return itertools.cycle(pool)
 
 
-def time_on_cpu(args: argparse.Namespace) -> float:
-    """Return the seconds that the timed steps took."""
+def timed_on_cpu(args: argparse.Namespace) -> Callable[[int], float]:
+    """Return a function that runs so many steps and returns their seconds."""
     torch.set_num_threads(args.threads)
     model = timm.create_model(args.model, num_classes=args.classes, **args.model_kwargs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     criterion = torch.nn.CrossEntropyLoss()
     model.train()
-    start = 0.0
-    for step, (images, labels) in enumerate(batches(args)):
-        if step == args.warm_up:
-            start = time.perf_counter()
-        if step == args.warm_up + args.steps:
-            break
-        loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return time.perf_counter() - start
+    loader = iter(batches(args))
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for images, labels in itertools.islice(loader, steps):
+            loss = criterion(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return run
 
 
-def time_on_xla(args: argparse.Namespace) -> float:
-    """Return the seconds that the timed steps took, every graph executed."""
+def timed_on_xla(args: argparse.Namespace) -> Callable[[int], float]:
+    """Return a function that runs so many steps and returns their seconds, every graph executed."""
     import torch_xla
     import torch_xla.core.xla_model as xm
     from torch_xla.distributed.parallel_loader import MpDeviceLoader
@@ -80,7 +82,8 @@ def time_on_xla(args: argparse.Namespace) -> float:
     model.train()
     loader = iter(MpDeviceLoader(batches(args), device))
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> float:
+        start = time.perf_counter()
         for images, labels in itertools.islice(loader, steps):
             loss = criterion(model(images), labels)
             loss.backward()
@@ -88,15 +91,13 @@ def time_on_xla(args: argparse.Namespace) -> float:
             optimizer.zero_grad()
         torch_xla.sync()
         xm.wait_device_ops()
+        return time.perf_counter() - start
 
-    run(args.warm_up)
-    start = time.perf_counter()
-    run(args.steps)
-    return time.perf_counter() - start
+    return run
 
 
 def main() -> None:
-    """Time the loop that the command line describes."""
+    """Time the loop that the command line describes, as often as asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", choices=["cpu", "xla"], default="cpu")
     parser.add_argument("--model", required=True)
@@ -106,15 +107,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--source", choices=["random", "cached"], default="random")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--warm-up", type=int, required=True)
-    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    seconds = time_on_cpu(args) if args.backend == "cpu" else time_on_xla(args)
-    rate = args.steps * args.batch_size / seconds
-    print(json.dumps({"samples_per_s": rate, "seconds": seconds}))
-    sys.stdout.flush()
+    timed = (timed_on_cpu if args.backend == "cpu" else timed_on_xla)(args)
+    for line in sys.stdin:
+        print(json.dumps({"seconds": timed(int(line))}), flush=True)
     # The device loader's threads would wait for ever on an endless loader.
     os._exit(0)
 

@@ -20,7 +20,7 @@ from bench.results.statistics import launch_value
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Order
-from bench.run.plan import plan
+from bench.run.plan import Planned, plan
 from bench.scenarios.schema import Case, Knobs, Measure
 
 TIMEOUT_S = 900.0
@@ -99,23 +99,28 @@ def knobs_of(workload: Workload, *, source: str, threads: int) -> Knobs:
     )
 
 
+def planned_case(probe: Probe, knobs: Knobs, measure: Measure) -> Planned:
+    """Return the case that the harness runs.
+
+    Raises:
+        SideFailed: the backend refuses it.
+    """
+    case = Case(scenario="overhead", case=knobs.model, knobs=knobs, measure=measure)
+    [planned] = plan([case], [probe], {})
+    if not planned.runnable:
+        raise SideFailed("; ".join(str(refusal) for refusal in planned.refusals))
+    return planned
+
+
 def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: int) -> HarnessValue:
     """Run one launch with a budget of so many seconds inside windows.
 
     Raises:
         SideFailed: the backend refuses the case, or the launch ended without a result.
     """
-    case = Case(
-        scenario="overhead",
-        case=knobs.model,
-        knobs=knobs,
-        measure=Measure(launches=1, budget_s=seconds, diagnostics=False, timeout_s=TIMEOUT_S),
-    )
-    [planned] = plan([case], [probe], {})
-    if not planned.runnable:
-        raise SideFailed("; ".join(str(refusal) for refusal in planned.refusals))
+    measure = Measure(launches=1, budget_s=seconds, diagnostics=False, timeout_s=TIMEOUT_S)
     order = Order(
-        planned=planned,
+        planned=planned_case(probe, knobs, measure),
         index=number,
         seed=seed,
         session="overhead",
@@ -130,6 +135,18 @@ def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: in
     return HarnessValue(launch_value(result), failed, result.noise.reasons)
 
 
+def command(name: str, arguments: Mapping[str, object]) -> list[str]:
+    """Return the command line of a script of this folder; options without their dashes."""
+    options = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, str(Path(__file__).with_name(name)), *options]
+
+
+def script_environment(threads: int) -> dict[str, str]:
+    """Return the environment in which a script computes on the host with so many threads."""
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), str(threads))
+    return {**os.environ, "PJRT_DEVICE": "CPU", **variables}
+
+
 def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
     """Run a script of this folder and return the JSON document on its last line.
 
@@ -142,13 +159,10 @@ def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
     Raises:
         SideFailed: it ended badly, or not at all.
     """
-    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), str(threads))
-    options = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, str(Path(__file__).with_name(name)), *options]
     try:
         done = subprocess.run(
-            command,
-            env={**os.environ, "PJRT_DEVICE": "CPU", **variables},
+            command(name, arguments),
+            env=script_environment(threads),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -160,34 +174,3 @@ def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
     if done.returncode != 0:
         raise SideFailed(f"{name} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def handwritten(
-    workload: Workload,
-    *,
-    backend: str,
-    source: str,
-    threads: int,
-    warm_up: int,
-    steps: int,
-    seed: int,
-) -> float:
-    """Run the hand-written loop over so many timed steps. Unit: samples per second.
-
-    Raises:
-        SideFailed: see `script`.
-    """
-    arguments = {
-        "backend": backend,
-        "model": workload.model,
-        "model-kwargs": json.dumps(workload.model_kwargs),
-        "image-size": workload.image_size,
-        "classes": workload.classes,
-        "batch-size": workload.batch_size,
-        "source": source,
-        "threads": threads,
-        "warm-up": warm_up,
-        "steps": steps,
-        "seed": seed,
-    }
-    return float(script("handwritten_loop.py", arguments, threads=threads)["samples_per_s"])

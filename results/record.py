@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from bench.scenarios.schema import Case, Strict
 
 RECORD_SCHEMA_VERSION: Final = 1
-MEASUREMENT_VERSION = 1
+MEASUREMENT_VERSION = 2
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 
 _UTC = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+]00:00)$"
@@ -92,6 +92,17 @@ class CheckResult(enum.StrEnum):
     NOT_APPLICABLE = "not_applicable"
 
 
+class Weight(enum.StrEnum):
+    """What a failed check means for the row."""
+
+    SUSPECT = "suspect"
+    """The number is, or may be, wrong."""
+    NOISY = "noisy"
+    """The machine disturbed it."""
+    REMARK = "remark"
+    """The number is right, and its reader should know something about it."""
+
+
 class Check(Strict):
     """One audit check of one launch."""
 
@@ -99,6 +110,7 @@ class Check(Strict):
     result: Annotated[CheckResult, Field(strict=False)]
     evidence: str
     """The figures the result rests on, in words."""
+    weight: Annotated[Weight, Field(strict=False)] = Weight.SUSPECT
 
 
 class Phases(Strict):
@@ -140,6 +152,90 @@ class Noise(Strict):
     """Why the launch counts as noisy; empty: it does not."""
 
 
+class Clocks(Strict):
+    """Clock rates of the device over the windows, and what held them back; null: not to be read."""
+
+    source: str
+    mhz_min: float | None = None
+    mhz_max: float | None = None
+    throttled: list[str] = []
+    """Reasons that the device gave for running slower than it could, each once."""
+
+
+class Energy(Strict):
+    """Energy that the device used over the windows; a figure or a reason, never both null."""
+
+    joules: float | None = None
+    seconds: float | None = None
+    """Time between the two readings of the counter."""
+    source: str | None = None
+    """Which counter, and what it covers."""
+    reason: str | None = None
+    """Why there is no figure."""
+
+    @model_validator(mode="after")
+    def _a_figure_or_a_reason(self) -> Energy:
+        if (self.joules is None) == (self.reason is None):
+            raise ValueError("energy needs either joules or the reason why there are none")
+        return self
+
+
+class Peak(Strict):
+    """What the device can do at most, in dense products of one type."""
+
+    flops_per_s: float
+    dtype: str
+    device: str
+    """The part that the figure is for."""
+    source: str
+
+
+class Inspection(Strict):
+    """A look inside some untimed steps after the windows; null: not looked at, see `skipped`."""
+
+    matmul_types: dict[str, int] | None = None
+    """Matrix products and convolutions of one period, by the type of their operands."""
+    matmul_source: str | None = None
+    """Where they were counted: dispatched operators, the traced graph, or the compiler's input."""
+    matmul_error: float | None = None
+    """Relative error of a product of float32 matrices computed under the case's own flags."""
+    matmul_format: str | None = None
+    """The format whose rounding gives such an error: fp32, tf32, fp16, bf16 or fp8."""
+    batches_seen: int | None = None
+    batches_distinct: int | None = None
+    input_deviation: float | None = None
+    """Standard deviation of the pixels that the model was given."""
+    gradient_kept: float | None = None
+    """Norm of the gradients that the optimizer was given / norm that the backward pass left."""
+    skipped: list[str] = []
+    """What could not be looked at, and why."""
+
+
+class Health(Strict):
+    """Whether training still trains: some steps on one fixed batch, against fp32 with one seed."""
+
+    steps: int
+    loss_first: float | None = None
+    loss_last: float | None = None
+    """On the same batch, after `steps` updates."""
+    reference_loss_first: float | None = None
+    reference_loss_last: float | None = None
+    loss_gap: float | None = None
+    """Last loss - the reference's last loss. Unit: nats."""
+    learned_share: float | None = None
+    """Fall of the loss / fall of the reference's; 1: learns as fp32 does, 0: does not learn."""
+    first_loss_expected: float | None = None
+    """ln(classes): the loss of a model that knows nothing."""
+    gradient_norm: float | None = None
+    """Of the first step, over all parameters."""
+    nonfinite_gradients: int | None = None
+    """Gradient elements that were NaN or infinite, over all steps."""
+    learns: bool | None = None
+    """Null: it cannot be told, see `reason`."""
+    reason: str | None = None
+    """What is wrong with its training, or why it is unknown."""
+
+
 class Latency(Strict):
     """Time of one fenced inference step. Unit: milliseconds. Null: too few steps for it."""
 
@@ -158,6 +254,10 @@ class Diagnostics(Strict):
     """The same step fed from batches that lie on the device: the upper bound for any loader."""
     doubling_ratio: float | None = None
     """T(2K periods) / T(K periods); 2 when the clock sees the work."""
+    naive_samples_per_s: float | None = None
+    """What a clock without fences reads over the same work: the mean of its per-step times."""
+    naive_step_ms_median: float | None = None
+    """Median of those per-step times. Unit: milliseconds."""
     latency: Latency | None = None
     skipped: list[str] = []
     """What of the pass does not apply or did not fit, and why."""
@@ -197,9 +297,20 @@ class Launch(Strict):
     fence_residual_s: list[float] = []
     """After each window: extra time the first read of an updated parameter took."""
     peak_memory_bytes: int | None = None
-    """Of the device, the largest rank; null where the device's runtime keeps no count."""
+    """Of the device after the warm-up, the largest rank; null: its runtime keeps no count."""
     host_peak_rss_bytes: int | None = None
-    """Of the training processes, the largest rank."""
+    """Of the training processes after the warm-up, the largest rank."""
+    memory_window_bytes: list[int] = []
+    """In use after each window, on rank 0; empty where it cannot be read."""
+    energy: Energy | None = None
+    """Over all ranks' devices; null: an older record."""
+    clocks: Clocks | None = None
+    inspection: Inspection | None = None
+    """Of the first launch, unless the diagnostics were switched off."""
+    flops_per_sample: float | None = None
+    """Floating-point operations of the model's products, forward and backward; null: unknown."""
+    peak: Peak | None = None
+    """Of one device, in the type its products ran in; null: unknown device, or mixed types."""
     loss_first: float | None = None
     loss_last: float | None = None
     noise: Noise = Noise()
@@ -300,6 +411,8 @@ class Record(Strict):
     statistics: Statistics | None = None
     verdict: Annotated[Verdict | None, Field(strict=False)] = None
     verdict_reason: str | None = None
+    health: Health | None = None
+    """Null: inference, not asked for, or no number."""
 
     @model_validator(mode="after")
     def _a_number_only_with_an_ok(self) -> Record:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from bench.results.record import Clocks, Diagnostics, Inspection, Noise, Peak
 from bench.scenarios.schema import Knobs
 
 
@@ -43,7 +44,20 @@ class Evidence:
     """Evidence of the all-reduce probe; null: one process."""
     asked: Mapping[str, JsonValue] = field(default_factory=dict)
     actual: Mapping[str, JsonValue] = field(default_factory=dict)
-    doubling_ratio: float | None = None
-    """T(2K periods) / T(K periods) from the diagnostic pass; null: it did not run."""
-    quiet: bool = True
-    """No noise monitor found the machine disturbed."""
+    noise: Noise = field(default_factory=Noise)
+    memory_bytes: tuple[int, ...] = ()
+    """In use after each clean window; empty: cannot be read."""
+    clocks: Clocks | None = None
+    samples_per_s: float | None = None
+    """Of this rank, over all its windows."""
+    flops_per_sample: float | None = None
+    peak: Peak | None = None
+    inspection: Inspection | None = None
+    """From the untimed steps of the first launch; null: this launch was not looked into."""
+    diagnostics: Diagnostics | None = None
+    """Null: the diagnostic pass did not run in this launch."""
+
+    @property
+    def quiet(self) -> bool:
+        """No noise monitor found the machine disturbed."""
+        return not self.noise.reasons

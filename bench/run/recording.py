@@ -15,6 +15,7 @@ from bench.results.record import (
     Phase,
     Record,
     Verdict,
+    Weight,
 )
 from bench.results.store import new_id
 from bench.run import environment
@@ -77,7 +78,7 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
         check.name: f"{check.name}: {check.evidence}"
         for launch in launches
         for check in launch.audit
-        if check.result is CheckResult.FAIL
+        if check.result is CheckResult.FAIL and check.weight is Weight.SUSPECT
     }
     if failed:
         return Verdict.SUSPECT, "; ".join(failed.values())

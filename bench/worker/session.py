@@ -76,8 +76,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         diagnosed, diagnose_s = _diagnose(
             job, world, device, built, alignment, found, peers, events
         )
-    if diagnosed is not None:
-        evidence = replace(evidence, doubling_ratio=diagnosed.doubling_ratio)
+    evidence = replace(evidence, diagnostics=diagnosed)
     report = RankReport(
         window_s=found.measured.window_s,
         peak_memory_bytes=memory,

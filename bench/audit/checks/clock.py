@@ -1,0 +1,56 @@
+"""Does the clock see the work, and nothing but the work?"""
+
+from __future__ import annotations
+
+import statistics
+
+from bench.audit.evidence import Evidence
+from bench.audit.finding import FAIL, PASS, Finding
+
+_RESIDUAL_SHARE = 0.01
+_RESIDUAL_FLOOR_S = 0.0005
+"""Two reads of one small tensor differ by this much on a busy host, whatever the fence did."""
+_LEAST_DOUBLING = 1.25
+"""Far below 2, since a busy machine bends the ratio of two short blocks; a blind clock gives 1."""
+
+
+def fence_waits(evidence: Evidence) -> Finding:
+    """After the fence nothing is left to wait for, and twice the work takes longer.
+
+    A clock that is stopped while work is still queued reads the time of issuing it. After each
+    window's fence an updated parameter is read, twice: what the first read takes beyond the second
+    is work the fence did not wait for. The median over the windows must stay under 1 % of a window.
+    As a second witness, on a quiet machine, twice the work must not take about the same time.
+    """
+    if not evidence.residual_s:
+        return FAIL, "no residual was read after any window"
+    residual = statistics.median(evidence.residual_s)
+    window = statistics.median(evidence.window_s)
+    limit = max(_RESIDUAL_SHARE * window, _RESIDUAL_FLOOR_S)
+    text = (
+        f"median residual {residual * 1e3:.3f} ms after windows of {window * 1e3:.1f} ms "
+        f"(limit {limit * 1e3:.3f} ms)"
+    )
+    sees_work = True
+    ratio = evidence.diagnostics.doubling_ratio if evidence.diagnostics else None
+    if ratio is not None:
+        sees_work = ratio >= _LEAST_DOUBLING or not evidence.quiet
+        text += f"; twice the work takes {ratio:.2f} times as long"
+    return (PASS if residual <= limit and sees_work else FAIL), text
+
+
+def no_compile_in_window(evidence: Evidence) -> Finding:
+    """No graph was compiled inside a window that counts.
+
+    Compilation takes as long as hundreds of steps. A window in which the compile counter moved is
+    voided and repeated; if compilations never stop, the launch has no steady state to report.
+    """
+    text = f"{evidence.voided_windows} voided, {len(evidence.window_s)} clean"
+    if evidence.windows_exhausted:
+        return FAIL, f"compilations did not stop: {text}"
+    return PASS, text
+
+
+def steady_state(evidence: Evidence) -> Finding:
+    """The warm-up ended because the speed had settled, not because its time was up."""
+    return (PASS if evidence.steady else FAIL), evidence.steady_reason

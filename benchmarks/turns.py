@@ -1,0 +1,274 @@
+"""A launch of the harness and a run of the hand-written loop, alive together, computing in turns.
+
+Each side is a process of its own. While one computes the other waits, so that both meet the same
+machine: on one that drifts by 10 % within a minute, two runs after each other could not be told
+apart to 2 %. Where one thread computes, both are kept on one and the same CPU for the same reason.
+This module must not import torch, and it must not decide anything from the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sides import (
+    TIMEOUT_S,
+    HarnessValue,
+    SideFailed,
+    Workload,
+    command,
+    knobs_of,
+    planned_case,
+    script_environment,
+)
+
+from bench.backends import registry
+from bench.backends.base import Probe
+from bench.results.record import CheckResult, Launch
+from bench.results.statistics import launch_value
+from bench.run import launching
+from bench.run.plan import Planned
+from bench.scenarios.schema import Measure
+from bench.worker.job import Job
+
+_USABLE_CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+_FIRST_STEPS = 20
+_WARM_UP_S = 3.0
+"""Of the hand-written loop; the harness decides about its own."""
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How a launch is cut: windows at most, and how many of them make a turn."""
+
+    windows: int
+    windows_in_turn: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One launch of each side. Unit: samples per second."""
+
+    harness: HarnessValue
+    handwritten: float
+
+    @property
+    def ratio(self) -> float:
+        """Harness / hand-written: below 1 the harness is slower."""
+        return self.harness.samples_per_s / self.handwritten
+
+
+_BEHIND_THE_HOST = Rhythm(windows=12, windows_in_turn=3)
+"""Three windows against one uninterrupted block of the loop, so that what a fence costs shows."""
+_IN_STEP = Rhythm(windows=200, windows_in_turn=1)
+"""A fence has nothing to wait for, and the finer the turns, the more alike the machine: two copies
+of the loop that take turns of 10 ms agree to 0.2 %, and with turns of 0.5 s to 2 %."""
+
+
+class Side:
+    """A process that answers lines of its standard input with lines of JSON."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._name = Path(argv[1]).name
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
+        self._process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self._watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        self._watchdog.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def send(self, line: str) -> None:
+        """Give the side its turn."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Return its next message, waiting for it.
+
+        Raises:
+            SideFailed: it ended instead.
+        """
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # Libraries print lines of their own.
+            if line.startswith("{"):
+                return json.loads(line)
+        code = self._process.wait()
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+        tail = self._log.read().decode(errors="replace")
+        raise SideFailed(f"{self._name} ended with exit code {code}:\n{tail}")
+
+
+class Handwritten(Side):
+    """The hand-written loop."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        super().__init__(argv, environment)
+        self.seconds = 0.0
+        self.steps = 0
+        self._step_s = 0.0
+
+    def warm_up(self) -> None:
+        """Run its first steps, which compile, and then enough of them to settle."""
+        self._run(_FIRST_STEPS)
+        self._step_s = self._run(_FIRST_STEPS) / _FIRST_STEPS
+        more = max(_FIRST_STEPS, round(_WARM_UP_S / self._step_s))
+        self._step_s = self._run(more) / more
+
+    def turn(self, seconds: float) -> None:
+        """Time one block of about so many seconds."""
+        steps = max(1, round(seconds / self._step_s))
+        self.seconds += self._run(steps)
+        self.steps += steps
+
+    def _run(self, steps: int) -> float:
+        self.send(str(steps))
+        return float(self.answer()["seconds"])
+
+
+class Harness(Side):
+    """A launch of the harness."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        super().__init__(argv, environment)
+        self.launch: Launch | None = None
+
+    def warm_up(self) -> float:
+        """Wait until it is about to open its first window; returns a window's expected seconds."""
+        return float(self.answer()["window_s"])
+
+    def turn(self) -> None:
+        """Let it time its next windows."""
+        self.send("")
+        answer = self.answer()
+        if "launch" in answer:
+            self.launch = Launch.model_validate_json(json.dumps(answer["launch"]))
+
+
+def draw(
+    probe: Probe,
+    workload: Workload,
+    *,
+    source: str,
+    threads: int,
+    seconds: float,
+    seed: int,
+    number: int,
+) -> Pair:
+    """Run one launch of either side, in turns.
+
+    Args:
+        probe: The backend, available.
+        workload: What both train.
+        source: Where batches come from.
+        threads: Compute threads of either side.
+        seconds: Inside the windows of the launch, and about as much for the loop.
+        seed: Of both.
+        number: Of the pair; odd ones let the loop begin.
+
+    Raises:
+        SideFailed: one of them gave no number.
+    """
+    if threads == 1 and probe.backend == "cpu":
+        _stay_on_one_cpu(number)
+    knobs = knobs_of(workload, source=source, threads=threads)
+    behind = registry.get(probe.backend).least_periods(knobs) > 1
+    rhythm = _BEHIND_THE_HOST if behind else _IN_STEP
+    measure = Measure(
+        launches=1,
+        budget_s=seconds,
+        windows=rhythm.windows,
+        diagnostics=False,
+        timeout_s=TIMEOUT_S,
+    )
+    planned = planned_case(probe, knobs, measure)
+    with tempfile.TemporaryDirectory(prefix="bench-overhead-") as name:
+        job = Path(name) / "job.json"
+        job.write_text(_job(planned, seed, name).model_dump_json(by_alias=True), encoding="utf-8")
+        ours_argv = command("harness_side.py", {"job": job, "windows": rhythm.windows_in_turn})
+        theirs_argv = command(
+            "handwritten_loop.py",
+            {
+                "backend": planned.backend,
+                "model": workload.model,
+                "model-kwargs": json.dumps(workload.model_kwargs),
+                "image-size": workload.image_size,
+                "classes": workload.classes,
+                "batch-size": workload.batch_size,
+                "source": source,
+                "threads": threads,
+                "seed": seed,
+            },
+        )
+        with Harness(ours_argv, launching.environment_of(planned)) as ours:
+            turn_s = rhythm.windows_in_turn * ours.warm_up()
+            with Handwritten(theirs_argv, script_environment(threads)) as theirs:
+                theirs.warm_up()
+                turn = number
+                while ours.launch is None:
+                    if turn % 2 == 0:
+                        ours.turn()
+                        theirs.turn(turn_s)
+                    else:
+                        theirs.turn(turn_s)
+                        ours.turn()
+                    turn += 1
+                rate = theirs.steps * workload.batch_size / theirs.seconds
+                return Pair(_value(ours.launch), rate)
+
+
+def _stay_on_one_cpu(number: int) -> None:
+    """Keep this process, and those it starts, on the CPU whose turn it is."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    usable = sorted(_USABLE_CPUS)
+    os.sched_setaffinity(0, {usable[number // 2 % len(usable)]})
+
+
+def _job(planned: Planned, seed: int, folder: str) -> Job:
+    return Job(
+        case=planned.case,
+        backend=planned.backend,
+        probe=planned.probe,
+        index=0,
+        seed=seed,
+        session="overhead",
+        round=0,
+        diagnose=False,
+        cache="none",
+        folder=folder,
+    )
+
+
+def _value(launch: Launch) -> HarnessValue:
+    # Its peer takes its turns beside it, so the noise monitor sees a co-tenant in every launch.
+    failed = [check.name for check in launch.audit if check.result is CheckResult.FAIL]
+    return HarnessValue(launch_value(launch), failed)
