@@ -1,8 +1,7 @@
 """One launch of the harness that waits for its turn between windows: the other side of overhead.py.
 
-It runs the harness's own worker code, with one difference: before its first window, and after every
-`--windows` of them, it says so on its standard output and waits for a line on its standard input.
-No window is open meanwhile.
+It runs the harness's own worker code, with one difference: before every window it says so on its
+standard output and waits for a line on its standard input. No window is open meanwhile.
 """
 
 from __future__ import annotations
@@ -14,22 +13,13 @@ import sys
 from pathlib import Path
 
 from bench.backends.base import World
-from bench.results.record import Phase
 from bench.worker import session
 from bench.worker.events import Events
 from bench.worker.job import Job
 
 
 class TurnEvents(Events):
-    """Events of rank 0 that nobody listens to, and that wait for a turn.
-
-    Args:
-        windows: Windows in a turn.
-    """
-
-    def __init__(self, windows: int) -> None:
-        super().__init__(rank=0)
-        self._windows = windows
+    """Events that nobody listens to, and that wait for a turn."""
 
     def tell(
         self,
@@ -38,15 +28,13 @@ class TurnEvents(Events):
         samples_per_s: float | None = None,
         expected_s: float | None = None,
     ) -> None:
-        """Wait for a turn before the first window, and after every few."""
+        """Wait for a turn before every window."""
         if expected_s is not None:
             _say({"window_s": expected_s})
             sys.stdin.readline()
-        elif self.phase is Phase.MEASURE and done is not None and total is not None:
-            last_of_turn = done % self._windows == 0
-            if last_of_turn and done < total:
-                _say({"done": done})
-                sys.stdin.readline()
+        elif done is not None and total is not None and done < total:
+            _say({"done": done})
+            sys.stdin.readline()
 
 
 def _say(message: dict[str, object]) -> None:
@@ -57,10 +45,9 @@ def main() -> None:
     """Run the job in the file that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--windows", type=int, required=True, help="in a turn")
     args = parser.parse_args()
     job = Job.model_validate_json(args.job.read_bytes())
-    launch = session.run(job, World(), TurnEvents(args.windows), 0.0)
+    launch = session.run(job, World(), TurnEvents(rank=0), 0.0)
     if launch is None:
         raise RuntimeError("a world of one has a rank 0, and it returns the launch")
     _say({"launch": launch.model_dump(mode="json", by_alias=True)})

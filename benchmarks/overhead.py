@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import turns
 from median_interval import FEWEST, Median, Verdict, median_interval
 from sides import WORKLOADS, SideFailed, script
-from turns import Pair
+from turns import Drawn
 
 from bench.backends.registry import Prober
 
@@ -27,6 +29,18 @@ LOWER, UPPER = 0.98, 1.02
 MOST_PAIRS = 25
 _EXIT = {Verdict.INSIDE: 0, Verdict.OUTSIDE: 1, Verdict.UNDECIDED: 3}
 _EXIT_USAGE, _EXIT_FAILED = 2, 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Equally many launches of each side."""
+
+    drawn: tuple[Drawn, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Geometric mean of harness / hand-written: below 1 the harness is slower."""
+        return statistics.geometric_mean(drawn.ratio for drawn in self.drawn)
 
 
 def median_of(pairs: Sequence[Pair]) -> Median:
@@ -54,7 +68,7 @@ def main() -> int:
     pairs: list[Pair] = []
     try:
 
-        def draw(number: int) -> Pair:
+        def one(number: int) -> Drawn:
             return turns.draw(
                 probe,
                 WORKLOADS[args.model],
@@ -64,6 +78,10 @@ def main() -> int:
                 seed=args.seed + number,
                 number=number,
             )
+
+        def draw(number: int) -> Pair:
+            first = number * args.launches
+            return Pair(tuple(one(first + i) for i in range(args.launches)))
 
         for pairs in until_decided(draw, args.pairs):
             _say(_progress(pairs))
@@ -91,13 +109,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="compute threads of either side")
     parser.add_argument("--seconds", type=float, default=12.0, help="timed, per side of a pair")
     parser.add_argument("--pairs", type=int, default=MOST_PAIRS, help="at most")
+    parser.add_argument("--launches", type=int, default=1, help="of either side, in a pair")
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.pairs < FEWEST:
         parser.error(f"--pairs {args.pairs}: below {FEWEST} pairs the median has no 95 % interval")
-    if args.threads < 1 or args.seconds <= 0:
-        parser.error("--threads and --seconds must be positive")
+    if args.threads < 1 or args.launches < 1 or args.seconds <= 0:
+        parser.error("--threads, --launches and --seconds must be positive")
     return args
 
 
@@ -112,13 +131,15 @@ def _document(args: argparse.Namespace, pairs: Sequence[Pair], host: Any) -> dic
         "ratio_low": median.low,
         "ratio_high": median.high,
         "verdict": median.against(LOWER, UPPER),
-        "pairs": [
+        "launches_in_pair": args.launches,
+        "launches": [
             {
-                "harness_samples_per_s": pair.harness.samples_per_s,
-                "handwritten_samples_per_s": pair.handwritten,
-                "failed_checks": pair.harness.failed_checks,
+                "harness_samples_per_s": drawn.harness.samples_per_s,
+                "handwritten_samples_per_s": drawn.handwritten,
+                "failed_checks": drawn.harness.failed_checks,
             }
             for pair in pairs
+            for drawn in pair.drawn
         ],
         "host_time": host,
     }
@@ -126,12 +147,13 @@ def _document(args: argparse.Namespace, pairs: Sequence[Pair], host: Any) -> dic
 
 def _progress(pairs: Sequence[Pair]) -> str:
     last = pairs[-1]
-    failed = ", ".join(last.harness.failed_checks)
+    ratios = ", ".join(f"{drawn.ratio:.4f}" for drawn in last.drawn)
+    failed = {name for drawn in last.drawn for name in drawn.harness.failed_checks}
     return (
-        f"pair {len(pairs)}: harness {last.harness.samples_per_s:.4g}, hand-written "
-        f"{last.handwritten:.4g} samples/s, ratio {last.ratio:.4f}; "
+        f"pair {len(pairs)}: harness {last.drawn[-1].harness.samples_per_s:.4g}, hand-written "
+        f"{last.drawn[-1].handwritten:.4g} samples/s, ratio {ratios}; "
         f"median so far {_interval(median_of(pairs))}"
-        + (f"; audit failed: {failed}" if failed else "")
+        + (f"; audit failed: {', '.join(sorted(failed))}" if failed else "")
     )
 
 

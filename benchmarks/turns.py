@@ -46,15 +46,7 @@ _WARM_UP_S = 3.0
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """How a launch is cut: windows at most, and how many of them make a turn."""
-
-    windows: int
-    windows_in_turn: int
-
-
-@dataclass(frozen=True)
-class Pair:
+class Drawn:
     """One launch of each side. Unit: samples per second."""
 
     harness: HarnessValue
@@ -66,11 +58,12 @@ class Pair:
         return self.harness.samples_per_s / self.handwritten
 
 
-_BEHIND_THE_HOST = Rhythm(windows=12, windows_in_turn=3)
-"""Three windows against one uninterrupted block of the loop, so that what a fence costs shows."""
-_IN_STEP = Rhythm(windows=200, windows_in_turn=1)
-"""A fence has nothing to wait for, and the finer the turns, the more alike the machine: two copies
-of the loop that take turns of 10 ms agree to 0.2 %, and with turns of 0.5 s to 2 %."""
+_WINDOWS_IN_STEP = 200
+"""Where a fence has nothing to wait for: the finer the turns, the more alike the machine. Two
+copies of the loop that take turns of 10 ms agree to 0.2 %, and with turns of 0.5 s to 2 %."""
+_WINDOWS_BEHIND = 12
+"""At most, where the device works behind the host: its windows are as long as ever, since a fence
+costs the time in which the queue fills again."""
 
 
 class Side:
@@ -182,7 +175,7 @@ def draw(
     seconds: float,
     seed: int,
     number: int,
-) -> Pair:
+) -> Drawn:
     """Run one launch of either side, in turns.
 
     Args:
@@ -192,7 +185,7 @@ def draw(
         threads: Compute threads of either side.
         seconds: Inside the windows of the launch, and about as much for the loop.
         seed: Of both.
-        number: Of the pair; odd ones let the loop begin.
+        number: Of the draw; odd ones let the loop begin.
 
     Raises:
         SideFailed: one of them gave no number.
@@ -201,11 +194,10 @@ def draw(
         _stay_on_one_cpu(number)
     knobs = knobs_of(workload, source=source, threads=threads)
     behind = registry.get(probe.backend).least_periods(knobs) > 1
-    rhythm = _BEHIND_THE_HOST if behind else _IN_STEP
     measure = Measure(
         launches=1,
         budget_s=seconds,
-        windows=rhythm.windows,
+        windows=_WINDOWS_BEHIND if behind else _WINDOWS_IN_STEP,
         diagnostics=False,
         timeout_s=TIMEOUT_S,
     )
@@ -213,7 +205,7 @@ def draw(
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as name:
         job = Path(name) / "job.json"
         job.write_text(_job(planned, seed, name).model_dump_json(by_alias=True), encoding="utf-8")
-        ours_argv = command("harness_side.py", {"job": job, "windows": rhythm.windows_in_turn})
+        ours_argv = command("harness_side.py", {"job": job})
         theirs_argv = command(
             "handwritten_loop.py",
             {
@@ -229,20 +221,20 @@ def draw(
             },
         )
         with Harness(ours_argv, launching.environment_of(planned)) as ours:
-            turn_s = rhythm.windows_in_turn * ours.warm_up()
+            window_s = ours.warm_up()
             with Handwritten(theirs_argv, script_environment(threads)) as theirs:
                 theirs.warm_up()
                 turn = number
                 while ours.launch is None:
                     if turn % 2 == 0:
                         ours.turn()
-                        theirs.turn(turn_s)
+                        theirs.turn(window_s)
                     else:
-                        theirs.turn(turn_s)
+                        theirs.turn(window_s)
                         ours.turn()
                     turn += 1
                 rate = theirs.steps * workload.batch_size / theirs.seconds
-                return Pair(_value(ours.launch), rate)
+                return Drawn(_value(ours.launch), rate)
 
 
 def _stay_on_one_cpu(number: int) -> None:
