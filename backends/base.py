@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import JsonValue
 
+from bench.backends import peaks
+from bench.backends.peaks import Peak
 from bench.scenarios.schema import Knobs, Strict
 
 if TYPE_CHECKING:
@@ -80,6 +82,32 @@ class Counters:
     """Unit: seconds."""
     executions: int | None = None
     fallbacks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnergyCount:
+    """A cumulative energy counter at one moment: joules, or the reason why there are none."""
+
+    joules: float | None = None
+    """Since some fixed moment; it never falls."""
+    source: str | None = None
+    """Which counter, and what it covers."""
+    period_s: float = 0.0
+    """Time between two updates of the counter. Unit: seconds."""
+    machine_wide: bool = False
+    """All ranks of a machine read the same counter, so it is not summed over them."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ClockRates:
+    """How fast the device's clock runs at one moment, and what has held it back so far."""
+
+    source: str
+    mhz: float | None = None
+    """Of the part that works; null: not told."""
+    throttled: Mapping[str, int] = field(default_factory=dict)
+    """How often each reason for running slower was met, since some fixed moment."""
 
 
 class Device(ABC):
@@ -151,8 +179,29 @@ class Device(ABC):
         """Apply one update."""
         optimizer.step()
 
+    def reset_peak_memory(self) -> None:  # noqa: B027 - a device may keep no such count
+        """Begin the peak of `peak_memory_bytes` anew, where the device can."""
+
     def peak_memory_bytes(self) -> int | None:
-        """Return the device's peak memory since it was opened; null: no count to be had."""
+        """Return the device's peak memory since `reset_peak_memory`.
+
+        Null: there is no count of it, or one that also holds what came before the reset.
+        """
+        return None
+
+    def memory_bytes(self) -> int | None:
+        """Return the device's memory in use by this process now; null: it is not told."""
+        return None
+
+    def energy(self) -> EnergyCount:
+        """Read the device's energy counter. Takes far less than a millisecond."""
+        return EnergyCount(reason="this backend reads no energy counter")
+
+    def clocks(self) -> ClockRates | None:
+        """Read the device's clock and its reasons for running slower; null: neither is told.
+
+        Called right after a fence, since a device that rests may lower its clock soon.
+        """
         return None
 
     def prove(self, knobs: Knobs) -> dict[str, JsonValue]:
@@ -162,6 +211,42 @@ class Device(ABC):
             Unsupported: a setting was asked for and does not act.
         """
         return {}
+
+    def matmul_types(
+        self, run: Callable[[], Sequence[torch.Tensor]]
+    ) -> tuple[dict[str, int], str] | None:
+        """Count the products of a piece of work by the type of their operands.
+
+        Args:
+            run: Issues the work without waiting for it, and returns the tensors it leaves behind.
+
+        Returns:
+            Count by type (fp32, bf16, ...), and where they were counted; null: it cannot be seen
+            what the device computes, and nothing was run.
+        """
+        from bench.backends import products
+
+        return products.dispatched(run), "dispatched operators"
+
+    def pending(self, tensor: torch.Tensor) -> str | None:
+        """Return how a tensor whose value is not there yet will be computed.
+
+        The text changes with the value that the tensor will have. Null: values are computed as the
+        program says, so they can be looked at themselves.
+        """
+        return None
+
+    def peak(self, dtype: str, device_model: str | None) -> Peak | None:
+        """Return the most that one device of a rank can do in products of one type.
+
+        Args:
+            dtype: One of fp64, fp32, tf32, bf16, fp16, fp8 and int8.
+            device_model: What the probe called the device.
+
+        Returns:
+            A figure with its source; null: none is known for exactly this device and type.
+        """
+        return peaks.load().find(device_model, dtype)
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what the device says of itself."""
@@ -217,6 +302,14 @@ class Backend(ABC):
         idle after a fence for the time in which the host prepares the first graph.
         """
         return 1
+
+    def two_at_once(self, knobs: Knobs, probe: Probe) -> bool:
+        """Return whether two launches may be alive on the device at once, all but one at rest.
+
+        They are then compared by turns of a fraction of a second. Where a process holds the device
+        for itself, or the work of one that rests would still be on it, launches follow each other.
+        """
+        return False
 
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""

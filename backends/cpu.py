@@ -12,7 +12,18 @@ from typing import Any, ClassVar
 from pydantic import JsonValue
 
 from bench.backends import host
-from bench.backends.base import Backend, Counters, Device, Probe, Refusal, World
+from bench.backends.base import (
+    Backend,
+    ClockRates,
+    Counters,
+    Device,
+    EnergyCount,
+    Probe,
+    Refusal,
+    World,
+)
+from bench.backends.host_clocks import HostClocks
+from bench.backends.rapl import Rapl
 from bench.scenarios.schema import Knobs
 
 _REMEDY = 'install it with: pip install "accelbench[cpu]"'
@@ -104,6 +115,10 @@ class CpuBackend(Backend):
         """Open the host's processors with this rank's share of the threads."""
         return CpuDevice(threads_per_rank(knobs))
 
+    def two_at_once(self, knobs: Knobs, probe: Probe) -> bool:
+        """Any number of processes share the processors, and one that waits uses none."""
+        return True
+
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Give inductor a folder of its own."""
         if knobs.compile != "inductor":
@@ -131,6 +146,9 @@ class CpuDevice(Device):
         torch.set_num_threads(threads)
         self.torch_device = torch.device("cpu")
         self._dynamo = DynamoCounter()
+        self._rapl = Rapl()
+        self._clocks = HostClocks()
+        self._peak_is_reset = False
 
     def fence(self) -> None:
         """Return at once: eager CPU operators are synchronous."""
@@ -151,9 +169,25 @@ class CpuDevice(Device):
         """Count compilations by dynamo; eager operators are not executions of a graph."""
         return Counters(compiles=self._dynamo.compiles, compile_s=self._dynamo.seconds)
 
+    def reset_peak_memory(self) -> None:
+        """Begin the peak of the process's resident memory anew."""
+        self._peak_is_reset = host.reset_peak_rss()
+
     def peak_memory_bytes(self) -> int | None:
         """Return the process's peak resident memory: the host is the device."""
-        return host.peak_rss_bytes()
+        return host.peak_rss_bytes() if self._peak_is_reset else None
+
+    def memory_bytes(self) -> int | None:
+        """Return the process's resident memory."""
+        return host.rss_bytes()
+
+    def energy(self) -> EnergyCount:
+        """Read RAPL's package counters."""
+        return self._rapl.read()
+
+    def clocks(self) -> ClockRates | None:
+        """Read the clock of this thread's CPU, and the thermal counters of all."""
+        return self._clocks.read()
 
     def describe(self) -> dict[str, JsonValue]:
         """Read the thread counts back from torch."""

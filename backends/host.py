@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 from pathlib import Path
+
+import psutil
+
+_SELF = Path("/proc/self")
+_RESET_PEAK = "5"
+"""What resets VmHWM, and nothing else, when written to clear_refs (proc_pid_clear_refs(5))."""
 
 
 def cpu_model(proc: Path = Path("/proc")) -> str:
@@ -30,14 +34,43 @@ def processor() -> str:
     return f"{cpu_model()}, {count} CPU{'' if count == 1 else 's'}"
 
 
+def cpus_allowed() -> frozenset[int]:
+    """Return the numbers of the CPUs this process may run on; where none is told, of all."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def cpus_visible() -> int:
     """Return how many CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(cpus_allowed())
 
 
-def peak_rss_bytes() -> int:
-    """Return this process's peak resident memory so far. Unit: bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def rss_bytes() -> int:
+    """Return this process's resident memory now. Unit: bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak_rss(process: Path = _SELF) -> bool:
+    """Begin the peak of this process's resident memory anew; false: the system does not let us."""
+    try:
+        (process / "clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False  # not Linux, or a kernel without page monitoring
+    return True
+
+
+def peak_rss_bytes(process: Path = _SELF) -> int | None:
+    """Return the peak of this process's resident memory; null: the system does not tell it.
+
+    Since the last `reset_peak_rss`, or since the process began. (getrusage's ru_maxrss is never
+    reset: it would go on telling the peak of the start-up.) Unit: bytes.
+    """
+    try:
+        status = (process / "status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

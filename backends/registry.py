@@ -61,18 +61,32 @@ def get(name: str) -> Backend:
     return adapter
 
 
-def import_environment() -> dict[str, str]:
-    """Return the environment in which a child imports the same `bench` as this process."""
+def import_environment(interpreter: str = sys.executable) -> dict[str, str]:
+    """Return the environment in which a child imports the same `bench` as this process.
+
+    Another Python imports the one that is installed there: ours would come with the packages that
+    lie beside it.
+    """
+    if interpreter != sys.executable:
+        return {}
     package_root = str(Path(bench.__file__).absolute().parent.parent)
     inherited = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": os.pathsep.join(p for p in (package_root, inherited) if p)}
 
 
 class Prober:
-    """Probes backends, each once per run of the program."""
+    """Probes backends, each once per run of the program.
 
-    def __init__(self, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    Args:
+        timeout_s: Of one probe.
+        interpreter: The Python that probes.
+    """
+
+    def __init__(
+        self, timeout_s: float = PROBE_TIMEOUT_S, interpreter: str = sys.executable
+    ) -> None:
         self._timeout_s = timeout_s
+        self._interpreter = interpreter
         self._found: dict[str, Probe] = {}
 
     def probe(self, name: str) -> Probe:
@@ -99,16 +113,16 @@ class Prober:
             if name not in names():
                 raise
             return _unavailable(name, str(error), "repair or remove the package that registers it")
-        return _ask_child(name, self._timeout_s)
+        return _ask_child(name, self._timeout_s, self._interpreter)
 
 
-def _ask_child(name: str, timeout_s: float) -> Probe:
+def _ask_child(name: str, timeout_s: float, interpreter: str) -> Probe:
     environment: Mapping[str, str] = {
         k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES
-    } | import_environment()
+    } | import_environment(interpreter)
     with tempfile.TemporaryDirectory(prefix="bench-probe-") as folder:
         answer = Path(folder) / "probe.json"
-        command = [sys.executable, "-P", "-m", "bench.backends.probe", name, str(answer)]
+        command = [interpreter, "-P", "-m", "bench.backends.probe", name, str(answer)]
         try:
             child = subprocess.run(
                 command,

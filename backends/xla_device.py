@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,10 @@ import torch_xla.debug.metrics as met
 import torch_xla.runtime as xr
 from pydantic import JsonValue
 
-from bench.backends import xla_checkpointing
-from bench.backends.base import Counters, Device, Unsupported
+from bench.backends import hlo, xla_checkpointing
+from bench.backends.base import ClockRates, Counters, Device, EnergyCount, Unsupported
+from bench.backends.host_clocks import HostClocks
+from bench.backends.rapl import Rapl
 from bench.backends.xla_feed import HostFeed, ResidentFeed
 from bench.scenarios.schema import Knobs
 
@@ -39,6 +41,10 @@ class XlaDevice(Device):
         self._feeds: list[HostFeed | ResidentFeed] = []
         self._kept: list[torch.Tensor] = []
         self._start = _read_counters()
+        self._peak_before: int | None = None
+        on_cpu = xr.device_type() == "CPU"
+        self._rapl = Rapl() if on_cpu else None
+        self._clocks = HostClocks() if on_cpu else None
 
     def fence(self) -> None:
         """Cut the graph, then wait for every execution.
@@ -104,14 +110,32 @@ class XlaDevice(Device):
         torch.manual_seed(seed)
         torch_xla.manual_seed(seed)
 
+    def reset_peak_memory(self) -> None:
+        """Note the runtime's peak so far, which cannot be reset."""
+        self._peak_before = _memory_bytes(self.torch_device, "peak_bytes_used")
+
     def peak_memory_bytes(self) -> int | None:
-        """Return the runtime's peak; null where it keeps none, as on PJRT CPU."""
-        try:
-            return int(xm.get_memory_info(self.torch_device)["peak_bytes_used"])
-        except RuntimeError as error:
-            if "UNIMPLEMENTED" not in str(error):
-                raise
-            return None
+        """Return the runtime's peak if it rose after the reset; null: it did not, or there is none.
+
+        The runtime's peak is that since its start. One that did not rise is a bound, and no figure.
+        """
+        before = self._peak_before
+        peak = _memory_bytes(self.torch_device, "peak_bytes_used")
+        return peak if peak is not None and before is not None and peak > before else None
+
+    def memory_bytes(self) -> int | None:
+        """Return what the runtime says is in use; null where it keeps no count, as on PJRT CPU."""
+        return _memory_bytes(self.torch_device, "bytes_used")
+
+    def energy(self) -> EnergyCount:
+        """Read RAPL's package counters on the host's processors."""
+        if self._rapl is None:
+            return EnergyCount(reason="torch_xla reads no energy counter of this device")
+        return self._rapl.read()
+
+    def clocks(self) -> ClockRates | None:
+        """Read the clocks of the host's processors, where they are the device."""
+        return None if self._clocks is None else self._clocks.read()
 
     def prove(self, knobs: Knobs) -> dict[str, JsonValue]:
         """Send 1 + 2**-10 to the device and back: it comes back as 1 where float32 is bfloat16.
@@ -132,6 +156,24 @@ class XlaDevice(Device):
         if as_bf16:
             return {"float32_stored_as": "bfloat16", "precision": "bf16-env"}
         return {"float32_stored_as": "float32"}
+
+    def matmul_types(
+        self, run: Callable[[], Sequence[torch.Tensor]]
+    ) -> tuple[dict[str, int], str] | None:
+        """Count the products in the graph that the next cut would hand to the compiler.
+
+        With compile=openxla graphs are compiled inside dynamo's bridge, which shows them to nobody.
+        """
+        if not self._graph_per_cut:
+            return None
+        left = [*run(), *self._kept]
+        found = hlo.products(torch_xla._XLAC._get_xla_tensors_hlo(left))
+        return found, "the compiler's input (HLO)"
+
+    def pending(self, tensor: torch.Tensor) -> str | None:
+        """Return the tensor's identity, its last operation, and how often it was written to."""
+        # The operation alone may be the same before and after an update in place.
+        return f"{torch_xla._XLAC._get_xla_tensor_debug_info(tensor)} {tensor._version}"
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what the runtime says of itself, and the settings it was started with."""
@@ -161,6 +203,15 @@ def _thread_pool_size() -> int | None:
     """Return the size of the host's thread pool; null: the work runs elsewhere, or nothing set."""
     size = os.environ.get("NPROC")
     return int(size) if size is not None and xr.device_type() == "CPU" else None
+
+
+def _memory_bytes(device: torch.device, name: str) -> int | None:
+    try:
+        return int(xm.get_memory_info(device)[name])
+    except RuntimeError as error:
+        if "UNIMPLEMENTED" not in str(error):
+            raise
+        return None
 
 
 def _read_counters() -> Counters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.results.prices import PriceList
 from bench.results.record import Publication, Record
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,3 +18,8 @@ def record_json_schema() -> dict[str, Any]:
 def publication_json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a file of published numbers."""
     return {"$schema": _DIALECT, **Publication.model_json_schema(by_alias=True)}
+
+
+def prices_json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a price file."""
+    return {"$schema": _DIALECT, **PriceList.model_json_schema(by_alias=True)}

@@ -13,7 +13,7 @@ from typing import get_args
 
 from pydantic import BaseModel, JsonValue
 
-from bench.results.rows import Row
+from bench.results.row import Row
 from bench.scenarios.identity import tagged_fields
 from bench.scenarios.schema import Knobs
 

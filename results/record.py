@@ -20,6 +20,7 @@ RECORD_SCHEMA_VERSION: Final = 1
 MEASUREMENT_VERSION = 2
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 
+_ROUNDING = 1e-9
 _UTC = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+]00:00)$"
 
 
@@ -72,6 +73,8 @@ class Phase(enum.StrEnum):
     WARM_UP = "warm_up"
     MEASURE = "measure"
     DIAGNOSE = "diagnose"
+    HEALTH = "health"
+    """Of the health pass only, whose launch has no windows."""
     REPORT = "report"
 
 
@@ -167,7 +170,7 @@ class Energy(Strict):
 
     joules: float | None = None
     seconds: float | None = None
-    """Time between the two readings of the counter."""
+    """Time between the counter's readings before and after each window, of all windows together."""
     source: str | None = None
     """Which counter, and what it covers."""
     reason: str | None = None
@@ -204,9 +207,10 @@ class Inspection(Strict):
     batches_seen: int | None = None
     batches_distinct: int | None = None
     input_deviation: float | None = None
-    """Standard deviation of the pixels that the model was given."""
+    """Standard deviation of the pixels that the model was given, of the batch with the least."""
     gradient_kept: float | None = None
-    """Norm of the gradients that the optimizer was given / norm that the backward pass left."""
+    """Norm of the gradients that the optimizer was given / norm that the backward pass left, both
+    of gradients that were made large for it."""
     skipped: list[str] = []
     """What could not be looked at, and why."""
 
@@ -272,6 +276,9 @@ class Launch(Strict):
     session: str
     """The invocation of `bench run` that it belongs to; rounds are paired within one session."""
     round: int
+    in_turns: bool = False
+    """Its windows alternated with those of another launch, and each rested while the other computed
+    (`bench ab`)."""
     started: UtcTime
     """ISO 8601, in UTC."""
     phases: Phases
@@ -308,7 +315,8 @@ class Launch(Strict):
     inspection: Inspection | None = None
     """Of the first launch, unless the diagnostics were switched off."""
     flops_per_sample: float | None = None
-    """Floating-point operations of the model's products, forward and backward; null: unknown."""
+    """Floating-point operations of the model's products, forward and backward; null: unknown, or
+    not the first launch, which counts for all."""
     peak: Peak | None = None
     """Of one device, in the type its products ran in; null: unknown device, or mixed types."""
     loss_first: float | None = None
@@ -327,6 +335,16 @@ class Launch(Strict):
         if not all(t > 0 and math.isfinite(t) for times in self.window_s for t in times):
             raise ValueError("window_s must be positive and finite")
         return self
+
+    @property
+    def slowest_s(self) -> float:
+        """Time of all windows, each on its slowest rank. Unit: seconds."""
+        return math.fsum(max(ranks) for ranks in zip(*self.window_s, strict=True))
+
+    @property
+    def samples_per_s(self) -> float:
+        """All samples of all ranks / the time of the slowest rank: a ratio of totals."""
+        return self.samples_per_window * len(self.window_s[0]) / self.slowest_s
 
 
 class Statistics(Strict):
@@ -424,6 +442,20 @@ class Record(Strict):
             raise ValueError("a number needs a verdict, and a verdict a number")
         if self.verdict is Verdict.CLAIMED:
             raise ValueError("a run is never `claimed`: that verdict is for published numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _the_number_follows_from_its_windows(self) -> Record:
+        if self.statistics is None or self.measurement != MEASUREMENT_VERSION:
+            return self
+        logs = [math.log(launch.samples_per_s) for launch in self.launches]
+        derived = math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
+        stated = self.statistics.samples_per_s
+        if not math.isclose(stated, derived, rel_tol=_ROUNDING):
+            raise ValueError(
+                f"statistics.samples_per_s is {stated:g}, and the windows of its launches give "
+                f"{derived:g}: all samples of all ranks / the time of the slowest rank"
+            )
         return self
 
 

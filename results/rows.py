@@ -1,7 +1,7 @@
 """One row a case: what the newest record of each says, and how it compares to its first row.
 
-A ratio is given only where it means something; elsewhere the row says why there is none. This
-module knows records and their identities, and nothing of how a table looks.
+What is unknown stays null, with the reason beside it where there is one. This module knows records
+and their identities, and nothing of how a table looks.
 """
 
 from __future__ import annotations
@@ -11,82 +11,38 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pydantic import JsonValue
-
+from bench.results.checks import failed
+from bench.results.naive import naive_reading
+from bench.results.prices import Prices, cost_of
 from bench.results.record import (
     CheckResult,
     Launch,
-    Outcome,
     Publication,
-    Record,
     Source,
     Verdict,
     Weight,
     moment,
 )
-from bench.results.statistics import paired_speedup
+from bench.results.row import Row
+from bench.results.speedup import References, speedup_of
 from bench.results.store import Stored, printable
-from bench.scenarios.identity import tagged_fields, work_difference
-from bench.scenarios.schema import Identity, Knobs, Strict
+from bench.results.usage import energy_per_sample, flops_per_sample, model_flops_utilisation
+from bench.scenarios.identity import tagged_fields
+from bench.scenarios.schema import Identity, Knobs
 
 
-class Row(Strict):
-    """A line of the table; null is unknown or does not apply."""
-
-    scenario: str
-    case: str
-    backend: str
-    device: str | None = None
-    processes: int
-    outcome: str | None = None
-    """Null for a published claim: nothing ran."""
-    reason: str | None = None
-    """Why there is no number."""
-    verdict: str | None = None
-    audit: str | None = None
-    """`pass`, or `fail: ` with the names of the checks; null: nothing was checked."""
-    samples_per_s: float | None = None
-    samples_per_s_low: float | None = None
-    samples_per_s_high: float | None = None
-    speedup: float | None = None
-    """Over the scenario's first row of the same session and backend."""
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    speedup_noisy: bool = False
-    """One of the two rows behind the ratio is noisy."""
-    speedup_reason: str | None = None
-    """Why a row with a number has no speed-up."""
-    step_ms: float | None = None
-    launches: int | None = None
-    peak_memory_bytes: int | None = None
-    compile_s: float | None = None
-    """Of the first launch: the same figure as `compile_cold_s`."""
-    compile_cold_s: float | None = None
-    compile_warm_s: float | None = None
-    """Mean of the later launches that found the run's compile cache filled."""
-    loader_wait_share: float | None = None
-    settings: str = ""
-    """Knobs that differ from their defaults; for a claim, the source's settings."""
-    remark: str | None = None
-    verdict_reason: str | None = None
-    remedy: str | None = None
-    precision_reached: bool | None = None
-    source: str | None = None
-    """Where a claim was published."""
-    session: str | None = None
-    position: int | None = None
-    created: str | None = None
-    record: str | None = None
-    """Path of the record's file, as it can be printed."""
-    knobs: dict[str, JsonValue] = {}
-    """Every knob by dotted name; empty for a claim."""
-
-
-def rows_of(stored: Iterable[Stored]) -> list[Row]:
+def rows_of(stored: Iterable[Stored], prices: Prices | None = None) -> list[Row]:
     """Return one row per series, scenario and case, from the newest record of each.
 
     Scenarios with the newest session come first; within a scenario, newer sessions before older
     ones, and within a session the scenario's own order.
+
+    Args:
+        stored: The records.
+        prices: By which a million samples cost something; null leaves the cost unknown.
+
+    Raises:
+        ScenarioError: two of the prices are for the device of one row.
     """
     newest: dict[tuple[str, str, str], _Dated] = {}
     firsts: dict[tuple[str, str, str], _Dated] = {}
@@ -98,7 +54,7 @@ def rows_of(stored: Iterable[Stored]) -> list[Row]:
             _keep_newer(firsts, (record.session, record.backend, asked.scenario), dated)
     shown = _without_outdated_absences(list(newest.values()))
     references = {key: dated.stored.record for key, dated in firsts.items()}
-    return [_row(dated.stored, references) for dated in _in_order(shown)]
+    return [_row(dated.stored, references, prices) for dated in _in_order(shown)]
 
 
 def rows_of_claims(publications: Iterable[Publication]) -> list[Row]:
@@ -138,15 +94,6 @@ class _Dated:
     @property
     def order(self) -> tuple[dt.datetime, str]:
         return self.when, self.stored.record.id
-
-
-@dataclass(frozen=True)
-class _Speedup:
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    noisy: bool = False
-    reason: str | None = None
 
 
 def _keep_newer(
@@ -198,10 +145,17 @@ def _in_order(dated: Sequence[_Dated]) -> list[_Dated]:
     return sorted(dated, key=place)
 
 
-def _row(stored: Stored, references: dict[tuple[str, str, str], Record]) -> Row:
+def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
     record, statistics = stored.record, stored.record.statistics
-    speedup = _speedup(record, references)
+    speedup = speedup_of(record, references)
     cold, warm = _compile_s(record.launches)
+    health = record.health
+    mfu = model_flops_utilisation(record)
+    # A case that ended without a number may have launches, and their figures are not its own.
+    launches = record.launches if statistics else []
+    energy = energy_per_sample(launches)
+    cost = None if prices is None else cost_of(record, prices)
+    naive = naive_reading(launches)
     return Row(
         scenario=record.requested.scenario,
         case=record.requested.case,
@@ -212,6 +166,8 @@ def _row(stored: Stored, references: dict[tuple[str, str, str], Record]) -> Row:
         reason=record.reason,
         verdict=record.verdict.value if record.verdict else None,
         audit=_audit(record.launches),
+        audit_remarks=_told(launches, Weight.REMARK),
+        audit_noise=_told(launches, Weight.NOISY),
         samples_per_s=statistics.samples_per_s if statistics else None,
         samples_per_s_low=statistics.samples_per_s_low if statistics else None,
         samples_per_s_high=statistics.samples_per_s_high if statistics else None,
@@ -227,6 +183,20 @@ def _row(stored: Stored, references: dict[tuple[str, str, str], Record]) -> Row:
         compile_cold_s=cold,
         compile_warm_s=warm,
         loader_wait_share=_loader_wait_share(record.launches),
+        learns=health.learns if health else None,
+        loss_gap=health.loss_gap if health else None,
+        learned_share=health.learned_share if health else None,
+        health_reason=health.reason if health else None,
+        flops_per_sample=flops_per_sample(record.launches),
+        mfu=mfu.value,
+        mfu_source=mfu.source,
+        energy_j_per_sample=energy.value,
+        energy_source=energy.source,
+        cost_per_million_samples=cost.per_million if cost else None,
+        currency=cost.currency if cost else None,
+        cost_source=cost.source if cost else None,
+        naive_samples_per_s=naive.samples_per_s if naive else None,
+        naive_ratio=naive.ratio if naive else None,
         settings=_settings(record.requested.knobs),
         remark=record.requested.remark,
         verdict_reason=record.verdict_reason,
@@ -240,57 +210,18 @@ def _row(stored: Stored, references: dict[tuple[str, str, str], Record]) -> Row:
     )
 
 
-def _speedup(record: Record, references: dict[tuple[str, str, str], Record]) -> _Speedup:
-    if record.outcome is not Outcome.OK:
-        return _Speedup()
-    first = _reference(record, references)
-    if first is None:
-        return _Speedup(reason="the first row was not run in the same session")
-    obstacle = _obstacle(record, first)
-    if obstacle is not None:
-        return _Speedup(reason=obstacle)
-    noisy = Verdict.NOISY in (record.verdict, first.verdict)
-    if first.id == record.id:
-        return _Speedup(1.0, noisy=noisy)
-    interval = paired_speedup(first.launches, record.launches)
-    if interval is None:
-        return _Speedup(reason="no round was shared with the first row")
-    return _Speedup(interval.estimate, interval.low, interval.high, noisy)
-
-
-def _obstacle(record: Record, first: Record) -> str | None:
-    if first.outcome is not Outcome.OK:
-        return "the first row has no number"
-    if record.verdict is Verdict.SUSPECT:
-        return "this row is suspect"
-    if first.verdict is Verdict.SUSPECT:
-        return "the first row is suspect"
-    if first.keys.work != record.keys.work:
-        fields = work_difference(first.requested.knobs, record.requested.knobs)
-        return f"other work than the first row: {', '.join(fields)}"
-    return None
-
-
-def _reference(record: Record, references: dict[tuple[str, str, str], Record]) -> Record | None:
-    # A resumed run may hold launches of the session that was interrupted: its first row serves too.
-    sessions = [record.session, *(launch.session for launch in record.launches)]
-    for session in dict.fromkeys(sessions):
-        first = references.get((session, record.backend, record.requested.scenario))
-        if first is not None:
-            return first
-    return None
-
-
 def _audit(launches: Sequence[Launch]) -> str | None:
-    checks = [check for launch in launches for check in launch.audit]
-    failed = dict.fromkeys(
-        check.name
-        for check in checks
-        if check.result is CheckResult.FAIL and check.weight is Weight.SUSPECT
-    )
-    if failed:
-        return f"fail: {','.join(failed)}"
-    return "pass" if any(check.result is CheckResult.PASS for check in checks) else None
+    wrong = failed(launches, Weight.SUSPECT)
+    if wrong:
+        return f"fail: {','.join(check.name for check in wrong)}"
+    passed = any(c.result is CheckResult.PASS for launch in launches for c in launch.audit)
+    return "pass" if passed else None
+
+
+def _told(launches: Sequence[Launch], weight: Weight) -> str | None:
+    """Return the failed checks of a weight, each with the figures of its first failure."""
+    found = failed(launches, weight)
+    return "; ".join(f"{check.name}: {check.evidence[0]}" for check in found) or None
 
 
 def _compile_s(launches: Sequence[Launch]) -> tuple[float | None, float | None]:

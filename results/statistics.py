@@ -35,8 +35,7 @@ def launch_value(launch: Launch) -> float:
 
     All samples of all windows over the time of the slowest rank, window by window.
     """
-    windows = len(launch.window_s[0])
-    return launch.samples_per_window * windows / _slowest_s(launch)
+    return launch.samples_per_s
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -120,7 +119,7 @@ def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
     target = measure.precision_target
     pilot = len(values) if target is None else measure.launches
     interval = stein_interval(values, pilot)
-    total_s = sum(_slowest_s(launch) for launch in launches)
+    total_s = sum(launch.slowest_s for launch in launches)
     steps = sum(launch.steps_per_window * len(launch.window_s[0]) for launch in launches)
     return Statistics(
         samples_per_s=interval.estimate,
@@ -133,10 +132,6 @@ def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
         method="fixed" if target is None else "stein",
         precision_reached=None if target is None else _reaches(interval, target),
     )
-
-
-def _slowest_s(launch: Launch) -> float:
-    return math.fsum(max(ranks) for ranks in zip(*launch.window_s, strict=True))
 
 
 def _by_round(launches: Sequence[Launch]) -> dict[tuple[str, int], float]:

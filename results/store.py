@@ -23,7 +23,7 @@ from bench.results.record import RECORD_SCHEMA_VERSION, Record, moment
 
 RUNS = "runs"
 _PROBE_BYTES = 64 * 1024
-_APART = {"published", "recorded", "scratch"}
+_APART = {"cache", "published", "recorded", "scratch"}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _REMEDIES = {

@@ -16,13 +16,19 @@ import orjson
 from pydantic import ValidationError
 
 from bench.results import query
+from bench.results.prices import Prices
 from bench.results.record import Publication
-from bench.results.rows import Row, beside, rows_of, rows_of_claims
+from bench.results.row import Row
+from bench.results.rows import beside, rows_of, rows_of_claims
 from bench.results.store import Problem, Store, StoreError, printable
 from bench.results.wording import (
+    citations,
     compiling,
+    cost,
+    energy,
     escape_markdown,
     loader_wait,
+    loss_gap,
     memory,
     plain,
     remarks,
@@ -30,6 +36,7 @@ from bench.results.wording import (
     standing,
     step,
     throughput,
+    utilisation,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +71,7 @@ def read(
     conditions: Sequence[str] = (),
     columns: str | None = None,
     published: Sequence[Path] = (),
+    prices: Prices | None = None,
 ) -> Table:
     """Return the table of some results folders.
 
@@ -72,13 +80,15 @@ def read(
         conditions: `key=value` each; a row is shown if it meets them all.
         columns: Names of columns and knobs, separated by commas; null leaves the choice open.
         published: Folders of publications whose claims are shown beside our rows.
+        prices: By which a million samples cost something; null leaves the cost unknown.
 
     Raises:
         StoreError: a folder is missing, or is no folder.
         QueryError: a condition or a column that cannot be understood.
+        ScenarioError: two of the prices are for the device of one row.
     """
     names = None if columns is None else query.columns(columns)
-    rows, problems = _read_records(folders)
+    rows, problems = _read_records(folders, prices)
     for folder in published:
         claims, unread = read_claims(folder)
         rows, problems = beside(rows, claims), problems + unread
@@ -105,11 +115,13 @@ def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
     return rows_of_claims(publications), problems
 
 
-def _read_records(folders: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
+def _read_records(
+    folders: Sequence[Path], prices: Prices | None
+) -> tuple[list[Row], list[Problem]]:
     for folder in folders:
         _check_folder(folder, "name a folder that `bench run --results` wrote to")
     stores = [Store(folder) for folder in folders]
-    rows = rows_of(item for store in stores for item in store.records())
+    rows = rows_of((item for store in stores for item in store.records()), prices)
     return rows, [problem for store in stores for problem in store.problems]
 
 
@@ -183,7 +195,9 @@ def to_markdown(table: Table) -> str:
         "|" + " --- |" * len(shown),
         *("| " + " | ".join(cells) + " |" for cells in zip(*shown.values(), strict=True)),
     ]
-    lines += [""] * bool(table.problems)
+    cited = [] if table.columns is not None else list(citations(table.rows))
+    lines += [""] * bool(cited or table.problems)
+    lines += [f"- {what}: {escape_markdown(source)}" for what, source in cited]
     lines += [f"Left aside: {escape_markdown(str(problem))}" for problem in table.problems]
     return "\n".join(lines) + "\n"
 
@@ -201,10 +215,14 @@ _MARKDOWN: dict[str, Callable[[Row], str]] = {
     "processes": lambda row: str(row.processes),
     "samples/s [95 % interval]": throughput,
     "speed-up [95 % interval]": speedup,
+    "loss gap (nats)": loss_gap,
     "step ms": step,
     "compile s (cold / warm)": compiling,
     "peak memory": memory,
     "loader wait": loader_wait,
+    "MFU": utilisation,
+    "J/sample": energy,
+    "cost/M": cost,
     "verdict": standing,
     "why": lambda row: escape_markdown("; ".join([*remarks(row), *filter(None, [row.source])])),
 }

@@ -7,7 +7,7 @@ markup. This module knows how the table looks, and decides nothing about what it
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, TextIO
@@ -20,13 +20,17 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bench.results import query
+from bench.results.legend import legend, warnings
 from bench.results.record import moment
-from bench.results.rows import Row
+from bench.results.row import Row
 from bench.results.table import Table
 from bench.results.wording import (
+    citations,
     compiling,
-    is_wide,
+    cost,
+    energy,
     loader_wait,
+    loss_gap,
     memory,
     one_line,
     plain,
@@ -35,6 +39,7 @@ from bench.results.wording import (
     standing,
     step,
     throughput,
+    utilisation,
 )
 
 _STYLES = {
@@ -47,6 +52,7 @@ _STYLES = {
     "interrupted": "yellow",
 }
 _FAILED = "red"
+_UNLEARNED = "bold red"
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,25 @@ class _Column:
     folds: bool = False
     narrow: Callable[[Row], str] | None = None
     """What to show where even the last columns do not fit."""
+    stacked: Callable[[Row], str] | None = None
+    """What to show, in lines, where one line would cost another column its place."""
 
 
 _COLUMNS = (
     _Column("case", lambda row: row.case, 0, "left", folds=True),
     _Column("backend", lambda row: row.backend, 3, "left"),
-    _Column("ranks", lambda row: str(row.processes), 5),
+    _Column("ranks", lambda row: str(row.processes), 7),
     _Column("samples/s", throughput, 1, "left", narrow=lambda row: plain(row.samples_per_s)),
     _Column("speed-up", speedup, 4, "left"),
-    _Column("step ms", step, 6),
-    _Column("compile s", compiling, 7),
-    _Column("memory", memory, 8),
-    _Column("loader", loader_wait, 9),
-    _Column("verdict", standing, 2, "left"),
+    _Column("loss gap", loss_gap, 6),
+    _Column("step ms", step, 8),
+    _Column("compile s", compiling, 9),
+    _Column("memory", memory, 12),
+    _Column("loader", loader_wait, 13),
+    _Column("MFU", utilisation, 10),
+    _Column("J/sample", energy, 11),
+    _Column("cost/M", cost, 5),
+    _Column("verdict", standing, 2, "left", stacked=lambda row: standing(row).replace(", ", ",\n")),
 )
 _LAST_TO_GO = 2
 _GAP = 3
@@ -93,22 +105,34 @@ def print_table(table: Table, out: TextIO, width: int | None = None) -> None:
     elif table.columns is not None:
         console.print(_chosen(table.rows, table.columns))
     else:
+        shown: set[str] = set()
         hidden: dict[str, None] = {}
         for scenario, block in groupby(table.rows, key=lambda row: row.scenario):
-            hidden |= dict.fromkeys(_print_scenario(console, scenario, list(block)))
-        _print_lines(console, _legend(table.rows, list(hidden)), "dim")
-        _print_lines(console, _warnings(table.rows), "yellow")
+            heads, lost = _print_scenario(console, scenario, list(block))
+            shown |= set(heads)
+            hidden |= dict.fromkeys(lost)
+        _print_lines(console, legend(table.rows, shown), "dim")
+        if hidden:
+            told = f"no room for: {', '.join(hidden)}; widen the terminal or use --format json"
+            _print_lines(console, [told], "dim")
+        _print_lines(console, warnings(table.rows), "yellow")
     _print_lines(console, (f"left aside: {problem}" for problem in table.problems), "yellow")
 
 
-def _print_scenario(console: Console, scenario: str, rows: Sequence[Row]) -> list[str]:
+def _print_scenario(
+    console: Console, scenario: str, rows: Sequence[Row]
+) -> tuple[list[str], list[str]]:
+    """Print one scenario's rows; returns the columns shown, and those that found no room."""
     console.print(Text(one_line(scenario), style="bold"))
     for line in _places(rows):
         console.print(Text(f"  {line}", style="dim"))
     columns = [column for column in _candidates(rows) if any(column.text(row) for row in rows)]
     widths = {column.head: _width(column, rows) for column in columns}
+    if _total(columns, widths) > console.width:
+        columns = [replace(c, text=c.stacked or c.text) for c in columns]
+        widths |= {column.head: _width(column, rows) for column in columns if column.stacked}
     hidden = []
-    while sum(widths[column.head] + _GAP for column in columns) - _GAP > console.width:
+    while _total(columns, widths) > console.width:
         victim = max(columns, key=lambda column: column.keep)
         if victim.keep <= _LAST_TO_GO:
             columns = [replace(c, text=c.narrow or c.text) for c in columns]
@@ -119,12 +143,17 @@ def _print_scenario(console: Console, scenario: str, rows: Sequence[Row]) -> lis
     notes = Grid.grid(padding=(0, 2, 0, 0), pad_edge=False)
     notes.add_column(overflow="fold", max_width=max(12, console.width // 3))
     notes.add_column(overflow="fold", ratio=1)
-    for head, text in _notes(rows):
+    shown = [column.head for column in columns]
+    for head, text in _notes(rows, shown):
         notes.add_row(Text(head, style="dim"), Text(text))
     if notes.row_count:
         console.print(Padding(notes, (0, 0, 0, 2)))
     console.print()
-    return hidden
+    return shown, hidden
+
+
+def _total(columns: Sequence[_Column], widths: Mapping[str, int]) -> int:
+    return sum(widths[column.head] + _GAP for column in columns) - _GAP
 
 
 def _grid(columns: Sequence[_Column], rows: Sequence[Row]) -> Grid:
@@ -148,14 +177,21 @@ def _grid(columns: Sequence[_Column], rows: Sequence[Row]) -> Grid:
 
 
 def _width(column: _Column, rows: Sequence[Row]) -> int:
-    longest = max(cell_len(text) for text in (column.head, *(column.text(row) for row in rows)))
+    texts = (column.head, *(line for row in rows for line in _lines(column, row)))
+    longest = max(cell_len(text) for text in texts)
     return min(longest, _WIDEST) if column.folds else longest
 
 
+def _lines(column: _Column, row: Row) -> list[str]:
+    # A line break that stands in a record is no line break of ours.
+    return column.text(row).split("\n") if column.stacked else [one_line(column.text(row))]
+
+
 def _cell(column: _Column, row: Row) -> Text:
-    text = one_line(column.text(row))
+    text = "\n".join(_lines(column, row))
     if column.head == "verdict":
-        return Text(text, style=_STYLES.get(text, _FAILED))
+        style = _UNLEARNED if row.learns is False else _STYLES.get(text, _FAILED)
+        return Text(text, style=style)
     if column.head == "speed-up" and row.speedup_noisy:
         return Text(text, style=_STYLES["noisy"])
     return Text(text or "-", style="" if text else "dim")
@@ -214,7 +250,7 @@ def _span(first: dt.datetime, last: dt.datetime) -> str:
     return f"{begin} to {end[11:] if first.date() == last.date() else end} UTC"
 
 
-def _notes(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def _notes(rows: Sequence[Row], shown: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield what has to be said beside the numbers, the same words once for all their rows."""
     said: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -229,6 +265,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
             reasons.setdefault(row.speedup_reason, []).append(row.case)
     for reason, cases in reasons.items():
         yield "no speed-up", one_line(f"{_names(cases)}: {reason}")
+    yield from ((name, source) for name, source in citations(rows) if name in shown)
     for source in dict.fromkeys(row.source for row in rows if row.source):
         yield "claimed by", one_line(source)
 
@@ -237,55 +274,7 @@ def _names(cases: Sequence[str]) -> str:
     return one_line(", ".join(dict.fromkeys(cases)))
 
 
-def _legend(rows: Sequence[Row], hidden: Sequence[str]) -> Iterator[str]:
-    numbers = [row for row in rows if row.samples_per_s is not None]
-    if any(row.samples_per_s_low is not None for row in numbers):
-        yield "[low, high]: 95 % interval over launches"
-    if any(row.samples_per_s_low is None and row.session for row in numbers):
-        yield "a number without an interval comes from one launch"
-    if any(row.speedup is not None for row in numbers):
-        yield (
-            "speed-up: over the first row of the same session and backend, from launches paired "
-            "within rounds"
-        )
-    if any(row.speedup_noisy for row in numbers):
-        yield "~: a ratio of which one side is noisy"
-    if any(row.compile_warm_s is not None for row in numbers):
-        yield "compile s: cold / warm cache"
-    if any(row.verdict == "claimed" for row in rows):
-        yield "claimed: published by others, not measured here, and never compared by ratio"
-    if hidden:
-        yield f"no room for: {', '.join(hidden)}; widen the terminal or use --format json"
-
-
-def _warnings(rows: Sequence[Row]) -> Iterator[str]:
-    noisy = [row for row in rows if row.verdict == "noisy"]
-    if noisy:
-        yield (
-            f"{_count(noisy)} noisy: something else used this machine. Stop it and run again, or "
-            "raise --launches; `bench doctor` shows what would disturb a measurement."
-        )
-    suspect = [row for row in rows if row.verdict == "suspect"]
-    if suspect:
-        yield (
-            f"{_count(suspect)} suspect: an audit check failed, so the number may not be true and "
-            "is not compared. `bench show RECORD` has the evidence."
-        )
-    wide = [row for row in rows if is_wide(row.samples_per_s_low, row.samples_per_s_high)]
-    if wide:
-        yield (
-            f"{_count(wide)} too uncertain to use: the ends of the interval are more than 10-fold "
-            "apart. Raise --launches."
-        )
-    if any(row.precision_reached is False for row in rows):
-        yield "a precision target was not reached: raise measure.max_launches or the budget."
-
-
-def _count(rows: Sequence[Row]) -> str:
-    return "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
-
-
-def _print_lines(console: Console, lines: Iterator[str], style: str) -> None:
+def _print_lines(console: Console, lines: Iterable[str], style: str) -> None:
     for line in lines:
         console.print(Text(one_line(line), style=style))
 

@@ -8,19 +8,26 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 from pydantic import JsonValue
 
-from bench.results.rows import Row
+from bench.results.row import Row
 
+DOES_NOT_LEARN = "does not learn"
 _WIDE = 10.0
+_UNPRINTED = {"Cc", "Cf", "Zl", "Zp"}
 
 
 def one_line(text: str) -> str:
     """Return a text from a record without line breaks and control characters."""
-    clean = "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} else c for c in text)
-    return re.sub(r" +", " ", clean).strip()
+    return re.sub(r" +", " ", printed(text)).strip()
+
+
+def printed(text: str) -> str:
+    """Return a line from a record without control characters, its spaces kept."""
+    return "".join(" " if unicodedata.category(c) in _UNPRINTED else c for c in text)
 
 
 def escape_markdown(text: str) -> str:
@@ -47,7 +54,8 @@ def plain(value: JsonValue) -> str:
 
 def figure(value: float, like: float | None = None) -> str:
     """Return a number with four significant digits, or as many decimals as those of `like`."""
-    reference = abs(value if like is None else like)
+    # Rounded first: 99.999 has four digits as 100.0, and not as 100.00.
+    reference = abs(float(f"{value if like is None else like:.3e}"))
     magnitude = math.floor(math.log10(reference)) if reference else 0
     return f"{value:.{min(max(3 - magnitude, 0), 9)}f}"
 
@@ -101,10 +109,13 @@ def compiling(row: Row) -> str:
 
 def memory(row: Row) -> str:
     """Return the device's peak memory in binary units."""
-    if row.peak_memory_bytes is None:
-        return ""
-    gib = row.peak_memory_bytes / 2**30
-    return f"{gib:.2f} GiB" if gib >= 1 else f"{row.peak_memory_bytes / 2**20:.0f} MiB"
+    return "" if row.peak_memory_bytes is None else binary(row.peak_memory_bytes)
+
+
+def binary(count: int) -> str:
+    """Return a count of bytes in binary units."""
+    gib = count / 2**30
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
 
 
 def step(row: Row) -> str:
@@ -117,15 +128,65 @@ def loader_wait(row: Row) -> str:
     return "" if row.loader_wait_share is None else f"{100 * row.loader_wait_share:.1f} %"
 
 
+def loss_gap(row: Row) -> str:
+    """Return how far the loss ends from that of fp32, with its sign. Unit: nats."""
+    return "" if row.loss_gap is None else signed(row.loss_gap)
+
+
+def signed(difference: float) -> str:
+    """Return a difference with three decimals and its sign; none where they are all 0."""
+    text = f"{difference:+.3f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def utilisation(row: Row) -> str:
+    """Return the share of the device's peak that the model's products reach."""
+    return "" if row.mfu is None else f"{100 * row.mfu:.1f} %"
+
+
+def energy(row: Row) -> str:
+    """Return the joules of a sample."""
+    return "" if row.energy_j_per_sample is None else figure(row.energy_j_per_sample)
+
+
+def cost(row: Row) -> str:
+    """Return what a million samples cost, with the currency."""
+    if row.cost_per_million_samples is None:
+        return ""
+    return f"{figure(row.cost_per_million_samples)} {row.currency}"
+
+
 def standing(row: Row) -> str:
-    """Return the verdict, or the outcome of a row that never got to one."""
-    return row.verdict or row.outcome or ""
+    """Return the verdict, or the outcome of a row that never got to one.
+
+    A row whose training does not train says so here: its speed alone must not be read.
+    """
+    told = row.verdict or row.outcome or ""
+    return f"{told}, {DOES_NOT_LEARN}" if row.learns is False else told
+
+
+def citations(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yield what a reader needs to check the figures that rest on something outside the run."""
+    kinds: tuple[tuple[str, Callable[[Row], str | None]], ...] = (
+        ("cost/M", lambda row: row.cost_source),
+        ("MFU", lambda row: row.mfu_source),
+        ("J/sample", lambda row: row.energy_source),
+    )
+    for name, source_of in kinds:
+        sources = dict.fromkeys(source_of(row) for row in rows)
+        yield from ((name, one_line(source)) for source in sources if source)
 
 
 def remarks(row: Row) -> list[str]:
     """Return what has to be said beside the numbers of a row, most important first."""
     failed = row.audit if row.audit and row.audit != "pass" else None
+    # The verdict's own reason repeats the first disturbance that was found.
+    noise = row.audit_noise if row.verdict == "measured" or not row.verdict_reason else None
+    unlearned = f"{DOES_NOT_LEARN}: {row.health_reason}" if row.learns is False else None
     missed = "the interval is wider than asked" if row.precision_reached is False else None
     claimed = row.remark if row.source else None
-    parts = [row.reason, row.remedy, row.verdict_reason or failed, missed, claimed]
+    parts = [
+        *(row.reason, row.remedy, row.verdict_reason or failed, noise, unlearned, missed),
+        *(row.audit_remarks, claimed),
+    ]
     return [one_line(part) for part in parts if part]

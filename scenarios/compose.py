@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from bench.scenarios import yamltext
+from bench.scenarios import yamlfile
 from bench.scenarios.errors import (
     Location,
     ScenarioError,
@@ -43,8 +43,6 @@ _WAYS = ("matrix", "ladder", "cases")
 """The ways to make cases: a child's replaces its parent's, whichever each of them is."""
 _NOT_INHERITED = ("schema", "extends", "name", "description")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)\}")
-_LARGEST = 1_000_000
-"""Bytes that no scenario file reaches."""
 
 
 class Shipped(NamedTuple):
@@ -145,44 +143,8 @@ def _is_file(path: Path) -> bool:
 
 def _read(source: _Source) -> dict[str, Any]:
     """Return what one file says, settings by dotted name."""
-    path, title = source
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        raise ScenarioError(title, "there is no such file") from None
-    except IsADirectoryError:
-        raise ScenarioError(title, "is a folder", "name a YAML file in it") from None
-    except OSError as error:
-        raise ScenarioError(title, f"cannot be read ({error.strerror})") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ScenarioError(title, "is not a text file (UTF-8)", "name a YAML file") from None
-    if len(content) > _LARGEST:
-        raise ScenarioError(title, f"is larger than {_LARGEST} bytes", "name a scenario file")
-    tree = yamltext.parse(text, title)
-    if tree is None:
-        raise ScenarioError(title, "is empty", f"start with schema: {SCHEMA_VERSION}")
-    if not isinstance(tree, dict):
-        kind = "a list" if isinstance(tree, list) else shown(tree)
-        raise ScenarioError(title, f"holds {kind} where a mapping belongs", "write key: value")
-    _check_version(tree, title)
-    return _by_dotted_name(tree, title)
-
-
-def _check_version(tree: dict[str, Any], title: str) -> None:
-    place, version = f"{title}: schema", tree.get("schema")
-    if "schema" not in tree:
-        raise ScenarioError(place, "is missing", f"write schema: {SCHEMA_VERSION} at the top")
-    if type(version) is not int or version < 1:
-        raise ScenarioError(place, f"{shown(version)} is no version", f"write {SCHEMA_VERSION}")
-    if version > SCHEMA_VERSION:
-        raise ScenarioError(
-            place,
-            f"{version} is newer than what this version reads ({SCHEMA_VERSION})",
-            "upgrade accelbench",
-        )
+    tree = yamlfile.read(source.path, source.title, kind="a scenario file", version=SCHEMA_VERSION)
+    return _by_dotted_name(tree, source.title)
 
 
 def _by_dotted_name(tree: dict[str, Any], title: str) -> dict[str, Any]:

@@ -250,7 +250,8 @@ class Measure(Strict):
     """Time inside windows for the whole case, shared equally by its launches; start-up, compilation
     and warm-up come on top. Unit: seconds."""
     timeout_s: Annotated[float, PROTOCOL, Field(gt=0)] = 3600.0
-    """Wall time of all launches of a case, after which it is stopped. Unit: seconds."""
+    """Wall time of all launches of a case, after which it is stopped; the health pass gets what is
+    left of it. Unit: seconds."""
     hang_s: Annotated[float, PROTOCOL, Field(gt=0)] = 120.0
     """Silence of a rank that has been stepping, after which it counts as hung (raised to ten times
     its longest step group). Unit: seconds."""
@@ -267,6 +268,11 @@ class Measure(Strict):
     diagnostics: Annotated[bool, PROTOCOL] = True
     """Run the diagnostic pass (loader share, device-resident twin, latencies) in the first
     launch."""
+    health: Annotated[bool, PROTOCOL] = True
+    """After the launches of a training case, look in a process group of its own whether it still
+    trains: updates on one fixed batch, against fp32 from the same seed. Untimed."""
+    health_steps: Annotated[int, PROTOCOL, Field(ge=1, le=1000)] = 10
+    """Updates of the health pass; a small learning rate needs more. Unit: updates."""
 
     @model_validator(mode="after")
     def _a_pilot_has_a_variance(self) -> Measure:

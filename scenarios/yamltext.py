@@ -134,7 +134,7 @@ def _position(place: str, mark: yaml.Mark | None) -> str:
 
 
 _ANSWERS = (
-    ("aliases", "", "repeat the value, or write ${key} to take it from another key"),
+    ("aliases", "", "repeat the value, or in a scenario write ${key} for that of another key"),
     ("second time", "", "remove one of the two"),
     ("not text", "", "put it in quotes"),
     ("another document", "holds more than one document", "keep one"),
@@ -149,7 +149,7 @@ def _complaint(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str | None]
         return "a tab cannot stand here", "indent with spaces"
     if "could not determine a constructor for the tag" in problem:
         tag = problem.split("'")[1].removeprefix(_TAG)
-        return f"the tag !!{tag} is refused: a scenario is plain data", "remove the tag"
+        return f"the tag !!{tag} is refused: only plain data is read", "remove the tag"
     for part, message, remedy in _ANSWERS:
         if part in problem:
             return message or problem, remedy

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from bench.audit.held_back import held_back
 from bench.results.record import Clocks, Diagnostics, Inspection, Noise, Peak
 from bench.scenarios.schema import Knobs
 
@@ -46,8 +47,10 @@ class Evidence:
     actual: Mapping[str, JsonValue] = field(default_factory=dict)
     noise: Noise = field(default_factory=Noise)
     memory_bytes: tuple[int, ...] = ()
-    """In use after each clean window; empty: cannot be read."""
+    """In use before the first clean window and after each; empty: cannot be read."""
     clocks: Clocks | None = None
+    clock_mhz: tuple[float, ...] = ()
+    """After each clean window; empty: cannot be read."""
     samples_per_s: float | None = None
     """Of this rank, over all its windows."""
     flops_per_sample: float | None = None
@@ -59,5 +62,5 @@ class Evidence:
 
     @property
     def quiet(self) -> bool:
-        """No noise monitor found the machine disturbed."""
-        return not self.noise.reasons
+        """No noise monitor found the machine disturbed, and nothing held its clock back."""
+        return not self.noise.reasons and not held_back(self.clocks, self.clock_mhz)

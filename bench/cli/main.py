@@ -10,9 +10,12 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.results.prices import Prices
 
 EXIT_USAGE = 2
 
@@ -39,6 +42,7 @@ class Schema(enum.StrEnum):
     SCENARIO = "scenario"
     RECORD = "record"
     PUBLICATION = "publication"
+    PRICES = "prices"
 
 
 app = typer.Typer(
@@ -56,6 +60,18 @@ _Results = Annotated[
     Path, typer.Option("--results", metavar="DIR", help="Folder that records go to.")
 ]
 _Format = Annotated[Format, typer.Option("--format", help="How to print the table.")]
+_Threshold = Annotated[
+    float,
+    typer.Option(
+        "--threshold", metavar="PCT", min=0.01, max=50, help="Smallest change that matters to you."
+    ),
+]
+_Prices = Annotated[
+    Path | None,
+    typer.Option(
+        "--prices", metavar="FILE", help="YAML file of prices: shows what a million samples cost."
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -127,9 +143,13 @@ def run(
         bool,
         typer.Option("--resume", help="Skip cases that have a record already; retry what failed."),
     ] = False,
+    no_health: Annotated[
+        bool, typer.Option("--no-health", help="Do not look whether the cases still train.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cases and run nothing.")
     ] = False,
+    prices: _Prices = None,
     format: _Format = Format.RICH,  # noqa: A002
 ) -> None:
     """Measure scenarios and print their table; progress goes to stderr."""
@@ -147,6 +167,8 @@ def run(
     ):
         if value is not None:
             settings.append(f"{key}={_number(value)}")
+    if no_health:
+        settings.append("measure.health=false")
     request = running.Request(
         scenarios=scenarios,
         backends=backend or [],
@@ -155,6 +177,7 @@ def run(
         cases=case or [],
         results=results,
         resume=resume,
+        prices=_read_prices(prices),
         format=format.value,
         for_our_launcher=[
             option
@@ -174,6 +197,12 @@ def run(
 def _number(value: float) -> str:
     # YAML reads 30 as an integer, and budgets and targets are floats.
     return repr(value)
+
+
+def _read_prices(path: Path | None) -> Prices | None:
+    from bench.results import prices
+
+    return None if path is None else prices.read(path)
 
 
 @app.command("list")
@@ -197,11 +226,12 @@ def show(
         typer.Argument(metavar="SCENARIO|RECORD", help="Scenario name or file, record file or id."),
     ],
     results: _Results = RESULTS,
+    prices: _Prices = None,
 ) -> None:
     """Show a scenario with its cases, or a record with its audit as a page."""
     from bench.cli import showing
 
-    showing.show(reference, results)
+    showing.show(reference, results, _read_prices(prices))
 
 
 @app.command()
@@ -228,6 +258,7 @@ def table(
             help="Show claims of others beside ours: `published`, or a folder of publications.",
         ),
     ] = None,
+    prices: _Prices = None,
     format: _Format = Format.RICH,  # noqa: A002
 ) -> None:
     """Print the newest record of every case as a table."""
@@ -242,12 +273,144 @@ def table(
                 "records, or name another results folder"
             )
         folders = [RESULTS] if RESULTS.exists() else []
-    found = tables.read(folders, conditions=where or [], columns=columns, published=claims)
+    found = tables.read(
+        folders,
+        conditions=where or [],
+        columns=columns,
+        published=claims,
+        prices=_read_prices(prices),
+    )
     tables.write(found, tables.Format(format.value), sys.stdout)
     if format is Format.CSV:
         # The other formats have a place of their own for what could not be read.
         for problem in found.problems:
             typer.echo(f"left aside: {problem}", err=True)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Record (file or id), or results folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same; B is measured by A.")],
+    results: _Results = RESULTS,
+    threshold: _Threshold = 2.0,
+    format: _Format = Format.RICH,  # noqa: A002
+) -> None:
+    """Compare two records, or all that two results folders share: B's throughput over A's.
+
+    Records that were not measured in turns are compared as they are, which cannot confirm a
+    regression: the machine may have changed in between. `bench ab` can.
+
+    Exit codes: 0 nothing speaks against B, 1 B is slower, 3 it cannot be told.
+    """
+    from bench.cli import comparing
+
+    raise typer.Exit(
+        comparing.run(a, b, results=results, threshold_pct=threshold, format=format.value)
+    )
+
+
+@app.command()
+def ab(
+    a: Annotated[str, typer.Argument(metavar="A", help="Shipped scenario, YAML file, or record.")],
+    b: Annotated[
+        str | None, typer.Argument(metavar="[B]", help="The same; default: A, with other settings.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a knob on both sides."),
+    ] = None,
+    set_a: Annotated[
+        list[str] | None, typer.Option("--set-a", metavar="KEY=VALUE", help="Set a knob of A.")
+    ] = None,
+    set_b: Annotated[
+        list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Set a knob of B.")
+    ] = None,
+    python_a: Annotated[
+        str | None,
+        typer.Option("--python-a", metavar="PATH", help="Run A with this environment's python."),
+    ] = None,
+    python_b: Annotated[
+        str | None,
+        typer.Option("--python-b", metavar="PATH", help="Run B with this environment's python."),
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="NAME|N", help="The case, on both sides.")
+    ] = None,
+    case_a: Annotated[
+        str | None, typer.Option("--case-a", metavar="NAME|N", help="The case of A.")
+    ] = None,
+    case_b: Annotated[
+        str | None, typer.Option("--case-b", metavar="NAME|N", help="The case of B.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="Default: the best that is available."),
+    ] = None,
+    pairs: Annotated[
+        int,
+        typer.Option("--pairs", metavar="N", min=3, max=100, help="Pairs of launches."),
+    ] = 10,
+    threshold: _Threshold = 2.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            help="Measured time per side, over all its launches. Default: as much per launch as in "
+            "`bench run`.",
+        ),
+    ] = None,
+    results: _Results = RESULTS,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", help="Wall time per side.")
+    ] = None,
+    one_at_a_time: Annotated[
+        bool,
+        typer.Option(
+            "--one-at-a-time",
+            help="Never have both sides in memory: one launch after the other, which takes more "
+            "pairs for the same answer.",
+        ),
+    ] = False,
+    format: _Format = Format.RICH,  # noqa: A002
+) -> None:
+    """Measure two sides in turns, and tell whether B is the SAME, FASTER or SLOWER.
+
+    The sides are two scenarios that do the same work, one under two settings, or one in two
+    environments, given by their interpreters.
+
+    Exit codes: 0 same or faster, 1 slower, 3 it cannot be told, 4 a side failed.
+    """
+    from bench.cli import contest
+
+    if b is None and not (set_a or set_b or python_a or python_b or case_a or case_b):
+        raise typer.BadParameter(
+            "say in what B differs: name it, or use --set-b, --python-b or --case-b; to try the "
+            "machine with two equal sides, name A twice"
+        )
+    both = [
+        f"{key}={_number(value)}"
+        for key, value in (("measure.timeout_s", timeout), ("measure.budget_s", budget))
+        if value is not None
+    ]
+    both += set_ or []
+    raise typer.Exit(
+        contest.run(
+            contest.Request(
+                a=contest.SideRequest("A", a, [*both, *(set_a or [])], case_a or case, python_a),
+                b=contest.SideRequest(
+                    "B", a if b is None else b, [*both, *(set_b or [])], case_b or case, python_b
+                ),
+                backend=backend,
+                pairs=pairs,
+                threshold_pct=threshold,
+                budget_s=budget,
+                results=results,
+                one_at_a_time=one_at_a_time,
+                format=format.value,
+            )
+        )
+    )
 
 
 @app.command()
@@ -267,16 +430,21 @@ def doctor(
 def schema(
     of: Annotated[Schema, typer.Argument(help="Which document.")] = Schema.SCENARIO,
 ) -> None:
-    """Print the JSON Schema of scenario files (for editors), records or publications."""
+    """Print the JSON Schema of scenario files (for editors), records, publications or prices."""
     import orjson
 
-    from bench.results.json_schema import publication_json_schema, record_json_schema
+    from bench.results.json_schema import (
+        prices_json_schema,
+        publication_json_schema,
+        record_json_schema,
+    )
     from bench.scenarios.export import json_schema
 
     exports = {
         Schema.SCENARIO: json_schema,
         Schema.RECORD: record_json_schema,
         Schema.PUBLICATION: publication_json_schema,
+        Schema.PRICES: prices_json_schema,
     }
     typer.echo(orjson.dumps(exports[of](), option=orjson.OPT_INDENT_2).decode())
 
@@ -300,8 +468,9 @@ def main() -> None:
 
 def _is_users(error: Exception) -> bool:
     from bench.backends.registry import BackendError
+    from bench.results.matching import MatchError
     from bench.results.query import QueryError
     from bench.results.store import StoreError
     from bench.scenarios.errors import ScenarioError
 
-    return isinstance(error, (BackendError, QueryError, ScenarioError, StoreError))
+    return isinstance(error, (BackendError, MatchError, QueryError, ScenarioError, StoreError))

@@ -16,7 +16,7 @@ from rich.status import Status
 from rich.text import Text
 
 from bench.results import statistics
-from bench.results.record import Launch, Outcome, Phase
+from bench.results.record import Health, Launch, Outcome, Phase
 from bench.run.ending import End
 from bench.run.rounds import Listener, Progressing
 from bench.worker.job import Event
@@ -29,6 +29,7 @@ _WORDS = {
     Phase.WARM_UP: "warming up",
     Phase.MEASURE: "measuring",
     Phase.DIAGNOSE: "diagnosing",
+    Phase.HEALTH: "training on one batch",
     Phase.REPORT: "reporting",
 }
 
@@ -37,6 +38,8 @@ _SAME_PHASE_S = 10.0
 """A plain line about a phase that goes on comes at most so often."""
 _START_UP_S = 5.0
 """What a launch takes beside warm-up and windows, as long as none has been seen."""
+_HEALTH_S = 10.0
+"""What a health pass takes, as long as none has been seen."""
 
 
 def listener(stream: TextIO) -> Listener:
@@ -53,6 +56,7 @@ class _Clock:
         self._cases: Sequence[Progressing] = []
         self._seconds: dict[int, list[float]] = {}
         self._made: dict[int, int] = {}
+        self._health: list[float] = []
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self._cases = cases
@@ -64,6 +68,10 @@ class _Clock:
         failed = isinstance(result, End)
         self._made[id(case)] = case.wanted if failed else len(case.launches) + 1
 
+    def examined(self, seconds: float) -> None:
+        """Count a health pass that has just ended."""
+        self._health.append(seconds)
+
     def elapsed_s(self) -> float:
         return self._now() - self._begin
 
@@ -71,10 +79,13 @@ class _Clock:
         """Return the whole run's expected time.
 
         A launch to come takes as long as its case's last one, else as the mean of those seen, else
-        as its budget and warm-up with an allowance for starting up.
+        as its budget and warm-up with an allowance for starting up. A health pass to come takes as
+        long as the mean of those seen.
         """
         every = [s for seconds in self._seconds.values() for s in seconds]
-        total = sum(every)
+        health_s = sum(self._health) / len(self._health) if self._health else _HEALTH_S
+        passes = sum(_has_health_pass(case) for case in self._cases)
+        total = sum(every) + sum(self._health) + max(0, passes - len(self._health)) * health_s
         for case in self._cases:
             if case.planned.runnable and case.stored is None:
                 own = self._seconds.get(id(case))
@@ -123,7 +134,8 @@ class PlainProgress:
             return
         self._phase = event.phase
         self._said_s = self._now()
-        self._say(f"  {_so_far(event)} ({_times(self._clock)})")
+        side = "" if case.planned.side is None else f"{case.planned.side}: "
+        self._say(f"  {side}{_so_far(event)} ({_times(self._clock)})")
 
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
         """Say what came out, and how far the run is."""
@@ -134,7 +146,18 @@ class PlainProgress:
             told = f"{result.outcome} in {result.phase}: {result.reason}"
         else:
             told = f"{statistics.launch_value(result):.4g} samples/s"
-        self._say(f"  {told} ({_duration(seconds)}; {_times(self._clock)})")
+        side = "" if case.planned.side is None else f"{case.planned.side}: "
+        self._say(f"  {side}{told} ({_duration(seconds)}; {_times(self._clock)})")
+
+    def health(self, case: Progressing) -> None:
+        """Say that the health pass starts."""
+        self._phase = Phase.START
+        self._say(f"{case.planned.title}: health pass")
+
+    def examined(self, case: Progressing, health: Health, seconds: float) -> None:
+        """Say whether it trains."""
+        self._clock.examined(seconds)
+        self._say(f"  {_trains(health)} ({_duration(seconds)}; {_times(self._clock)})")
 
     def recorded(self, case: Progressing) -> None:
         """Say what the case came to."""
@@ -151,7 +174,7 @@ class TerminalProgress:
         self._console = Console(file=stream, highlight=False)
         self._status = Status("", console=self._console)
         self._clock = _Clock(time.monotonic)
-        self._round = 0
+        self._doing = ""
         self._number: dict[int, int] = {}
 
     def begin(self, cases: Sequence[Progressing]) -> None:
@@ -161,7 +184,7 @@ class TerminalProgress:
 
     def launch(self, case: Progressing, round_number: int) -> None:
         """Show which launch starts."""
-        self._round = round_number
+        self._doing = f"round {round_number + 1}, launch {len(case.launches) + 1}/{case.wanted}"
         self._show(case, _WORDS[Phase.START])
         self._status.start()
 
@@ -174,6 +197,19 @@ class TerminalProgress:
         self._clock.note(case, result, seconds)
         self._status.stop()
 
+    def health(self, case: Progressing) -> None:
+        """Show that the health pass starts."""
+        self._doing = "health pass"
+        self._show(case, _WORDS[Phase.START])
+        self._status.start()
+
+    def examined(self, case: Progressing, health: Health, seconds: float) -> None:
+        """Take the line away, and print one that stays where something is wrong."""
+        self._clock.examined(seconds)
+        self._status.stop()
+        if health.learns is not True:
+            self._console.print(f"{escape(case.planned.title)}: {escape(_trains(health))}")
+
     def recorded(self, case: Progressing) -> None:
         """Print a line that stays."""
         self._status.stop()
@@ -184,8 +220,7 @@ class TerminalProgress:
         so_far = f" · so far {so_far}" if so_far else ""
         line = (
             f"[{self._number[id(case)]}/{len(self._number)}] {case.planned.title} · "
-            f"round {self._round + 1}, launch {len(case.launches) + 1}/{case.wanted} · "
-            f"{_times(self._clock)} · {text}{so_far}"
+            f"{self._doing} · {_times(self._clock)} · {text}{so_far}"
         )
         # What does not fit is cut off: a line that wraps cannot rewrite itself.
         self._status.update(Text(line, no_wrap=True, overflow="ellipsis"))
@@ -195,6 +230,23 @@ def _planned_s(case: Progressing) -> float:
     """Return what a launch of the case should take, by its settings. Unit: seconds."""
     measure = case.planned.case.measure
     return measure.budget_s / measure.launches + measure.warmup_s + _START_UP_S
+
+
+def _has_health_pass(case: Progressing) -> bool:
+    failed = case.stored is not None and case.stored.record.outcome is not Outcome.OK
+    return case.planned.has_health_pass and case.planned.runnable and not failed
+
+
+def _trains(health: Health) -> str:
+    if health.learns is None:
+        return f"whether it trains is unknown: {health.reason}"
+    if not health.learns:
+        return f"it does not train: {health.reason}"
+    gap = f", {health.loss_gap:+.3g} against fp32" if health.loss_gap else ""
+    return (
+        f"it trains: loss {health.loss_first:.4g} to {health.loss_last:.4g} in {health.steps} "
+        f"updates{gap}"
+    )
 
 
 def _so_far(event: Event) -> str:

@@ -16,6 +16,7 @@ from bench.backends.base import Probe
 from bench.backends.registry import BackendError, Prober, names
 from bench.cli import progress
 from bench.results import table as tables
+from bench.results.prices import Prices
 from bench.results.record import Keys, Outcome
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
@@ -46,6 +47,7 @@ class Request:
     cases: list[str]
     results: Path
     resume: bool
+    prices: Prices | None
     format: str
     for_our_launcher: list[str]
     """Options given that only our own launcher can honour."""
@@ -67,7 +69,7 @@ def run(request: Request) -> int:
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
     left = [p for p in planned if _name(p.keys, p.case) not in done]
-    with Scratch(request.results) as scratch, _stop_on_signals() as stopping:
+    with Scratch(request.results) as scratch, stop_on_signals() as stopping:
         rounds = Rounds(
             left,
             store=store,
@@ -114,12 +116,26 @@ def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
     if world_size is not None:
         settings.append(f"processes={world_size}")
     names = dict.fromkeys(request.scenarios)
-    work = [_work(name, settings, request.results) for name in names]
+    cases = [work(name, settings, request.results) for name in names]
     sweeps = overrides.parse_sweeps(request.sweeps)
-    return choose(plan(work, _probes(request.backends), sweeps), request.cases)
+    planned = choose(plan(cases, probes(request.backends, Prober()), sweeps), request.cases)
+    if request.prices is not None:
+        # Two prices for one device must not be found out when everything has been measured.
+        for item in planned:
+            request.prices.of(
+                device=item.probe.device_model or "no device",
+                backend=item.backend,
+                processes=item.case.knobs.processes,
+            )
+    return planned
 
 
-def _work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:
+def work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:
+    """Return the scenario, or the case of a record, that an argument names.
+
+    Raises:
+        ScenarioError, StoreError: it names neither, or a setting is wrong.
+    """
     if name.endswith(".json"):
         try:
             case = Store(results).find(name).record.requested
@@ -129,8 +145,12 @@ def _work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:
     return compose.load(name, settings)
 
 
-def _probes(backends: Sequence[str]) -> list[Probe]:
-    prober = Prober()
+def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:
+    """Return what is known of the backends that were asked for, or of the best available one.
+
+    Raises:
+        BackendError: one of them is unknown, or none was asked for and none is available.
+    """
     if backends:
         return [prober.probe(name) for name in dict.fromkeys(backends)]
     best = prober.best()
@@ -158,11 +178,12 @@ def _name(keys: Keys, case: Case) -> _Name:
 
 
 def _print(request: Request, records: Sequence[Stored]) -> None:
-    tables.write(tables.Table(rows_of(records)), tables.Format(request.format), sys.stdout)
+    rows = rows_of(records, request.prices)
+    tables.write(tables.Table(rows), tables.Format(request.format), sys.stdout)
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
+def stop_on_signals() -> Iterator[list[int]]:
     """Collect the signals that ask us to stop; a second one ends the program at once."""
     received: list[int] = []
 

@@ -6,7 +6,9 @@ they can follow one another. It must not know how a loader or a device works.
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -28,6 +30,16 @@ class Percentiles(NamedTuple):
     p50: float | None
     p95: float | None
     p99: float | None
+
+
+class Naive(NamedTuple):
+    """What a clock reads that is looked at after every step and waits for nothing."""
+
+    seconds: float
+    """All steps together, on the rank that reads most."""
+    median_s: float
+    """Of the single steps of this rank."""
+    steps: int
 
 
 class NoSingleStep(Exception):  # noqa: N818 - a reason to skip, not an error
@@ -91,6 +103,48 @@ def loader_share(
     waited = loader.wait_s()
     seconds = timed_advance(target, periods * alignment.period, clock)
     return peers.most((loader.wait_s() - waited) / seconds)
+
+
+def naive_clock(
+    target: Target,
+    alignment: Alignment,
+    periods: int,
+    *,
+    clock: Clock = WALL_CLOCK,
+    peers: Peers = ALONE,
+) -> Naive:
+    """Return what the per-step clock of most scripts reads over a block of work.
+
+    Such a script reads the clock once a step and takes the mean of the differences. Nothing waits
+    for the device: what is still queued after the last step, and a graph that no cut has sent off
+    yet, are done when the clock has stopped. The block starts and ends at a window edge, and what
+    is left over is waited for afterwards.
+
+    Args:
+        target: A warm workload at a window edge.
+        alignment: The rhythm of the case.
+        periods: Length of the block: that of a window, so that the two may be compared.
+        clock: Where the time is read.
+        peers: The other ranks.
+
+    Raises:
+        ValueError: `periods` is below 1.
+    """
+    if periods < 1:
+        raise ValueError(f"periods={periods}: there is no step to time")
+    target.fence()
+    peers.barrier()
+    readings = [clock.now()]
+    for _ in range(periods * alignment.steps_per_period):
+        target.advance(alignment.gradient_accumulation)
+        readings.append(clock.now())
+    target.fence()
+    times = [later - earlier for earlier, later in itertools.pairwise(readings)]
+    return Naive(
+        seconds=peers.most(readings[-1] - readings[0]),
+        median_s=statistics.median(times),
+        steps=len(times),
+    )
 
 
 def latencies(

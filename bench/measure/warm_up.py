@@ -22,8 +22,8 @@ from bench.measure.target import (
     Target,
     timed_advance,
 )
-from bench.measure.truncation import mser
 from bench.results.record import Phase
+from bench.results.truncation import mser
 from bench.scenarios.schema import Measure
 
 CHUNK_S = 0.05

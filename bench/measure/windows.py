@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.measure.alignment import Alignment
+from bench.measure.readings import NO_GAUGE, Around, Gauge, Reading
 from bench.measure.target import (
     ALONE,
     SILENT,
@@ -21,9 +22,10 @@ from bench.measure.target import (
     Target,
     timed_advance,
 )
-from bench.measure.truncation import mser
+from bench.measure.turns import UNDIVIDED, Turns
 from bench.measure.warm_up import QUIET_PERIODS
 from bench.results.record import Phase
+from bench.results.truncation import mser
 from bench.scenarios.schema import Measure
 
 MIN_WINDOWS = 3
@@ -104,6 +106,8 @@ class Measured:
     """The same windows on their slowest rank. Unit: seconds."""
     residual_s: list[float]
     """After each of these windows: what `Target.residual` told. Unit: seconds."""
+    readings: list[Around]
+    """What the gauge read before and after each of these windows."""
     micro_batches_per_window: int
     """Per rank."""
     steps_per_window: int
@@ -125,6 +129,8 @@ class _Window:
     slowest: float
     residual: float
     executions: int | None
+    reading: Reading
+    """Right after it."""
 
 
 def measure_windows(
@@ -135,6 +141,8 @@ def measure_windows(
     clock: Clock = WALL_CLOCK,
     peers: Peers = ALONE,
     progress: Progress = SILENT,
+    gauge: Gauge = NO_GAUGE,
+    turns: Turns = UNDIVIDED,
 ) -> Measured:
     """Time windows until the planned number of clean ones is reached.
 
@@ -150,6 +158,8 @@ def measure_windows(
         clock: Where the time is read.
         peers: The other ranks.
         progress: Told after every window.
+        gauge: Read before the first window and after every one, outside its time.
+        turns: Waited for before every window.
 
     Raises:
         NoCleanWindow: not one window was free of compilation.
@@ -157,17 +167,27 @@ def measure_windows(
     progress.phase(Phase.MEASURE)
     micro_batches = plan.periods_per_window * alignment.period
     clean: list[_Window] = []
+    readings: list[Around] = []
     voided = 0
     exhausted = False
+    before = gauge.read()
     while len(clean) < plan.windows and not exhausted:
-        window = _timed_window(target, micro_batches, clock, peers)
+        if turns.wait():
+            target.advance(_again_warm(plan, first=not (clean or voided)) * alignment.period)
+            target.fence()
+            # What the device used meanwhile was not for this launch.
+            before = gauge.read()
+        window = _timed_window(target, micro_batches, clock, peers, gauge)
         if window is not None:
             clean.append(window)
+            readings.append(Around(before, window.reading))
+            before = window.reading
             progress.window(len(clean), plan.windows, window.slowest)
             continue
         voided += 1
         progress.voided(voided)
         exhausted = voided >= plan.windows or not _settle(target, alignment, peers)
+        before = gauge.read()
     if not clean:
         raise NoCleanWindow(voided)
     dropped = leading_warm_up([w.slowest for w in clean])
@@ -177,6 +197,7 @@ def measure_windows(
         window_s=[w.seconds for w in kept],
         slowest_s=[w.slowest for w in kept],
         residual_s=[w.residual for w in kept],
+        readings=readings[dropped:],
         micro_batches_per_window=micro_batches,
         steps_per_window=plan.periods_per_window * alignment.steps_per_period,
         executions=executions,
@@ -209,12 +230,25 @@ def leading_warm_up(slowest_s: Sequence[float]) -> int:
     return max(slower_than_the_rest, default=0)
 
 
-def _timed_window(target: Target, micro_batches: int, clock: Clock, peers: Peers) -> _Window | None:
+def _again_warm(plan: WindowPlan, *, first: bool) -> int:
+    """Return how many periods run untimed after a rest, which has emptied the caches.
+
+    As many as a window has after the long rest before the first one. Then one, unless a window is
+    no longer than that: beside so long a step the caches' share is small.
+    """
+    return plan.periods_per_window if first else min(1, plan.periods_per_window - 1)
+
+
+def _timed_window(
+    target: Target, micro_batches: int, clock: Clock, peers: Peers, gauge: Gauge
+) -> _Window | None:
     """Return a clean window, or null where any rank compiled inside."""
     target.fence()
     compiles, executions = target.compiles(), target.executions()
     peers.barrier()
     seconds = timed_advance(target, micro_batches, clock)
+    # At once: a device that rests may lower its clock.
+    reading = gauge.read()
     compiled = peers.any(target.compiles() > compiles)
     executed = target.executions()
     slowest = peers.most(seconds)
@@ -225,6 +259,7 @@ def _timed_window(target: Target, micro_batches: int, clock: Clock, peers: Peers
         slowest=slowest,
         residual=target.residual(),
         executions=None if executed is None or executions is None else executed - executions,
+        reading=reading,
     )
 
 

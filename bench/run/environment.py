@@ -75,11 +75,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def capture(variables: Mapping[str, str]) -> Environment:
-    """Return the environment of a launch that starts with these variables."""
+def capture(
+    variables: Mapping[str, str], found: Mapping[str, str] | None = None
+) -> Environment:
+    """Return the environment of a launch that starts with these variables.
+
+    Args:
+        variables: Of its processes.
+        found: Versions of the software there; null: as this process finds it.
+    """
     commit, dirty = _git_commit()
     return Environment(
-        versions=versions(),
+        versions=versions() if found is None else dict(found),
         os=platform.system(),
         kernel=platform.release(),
         machine=platform.machine(),

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -34,10 +34,16 @@ class Group:
         environment: Of every rank; the rank's own place is added.
         ranks: How many.
         folder: Where their output goes.
+        inherited: Descriptors that rank 0 inherits.
     """
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], ranks: int, folder: Path
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        ranks: int,
+        folder: Path,
+        inherited: Collection[int] = (),
     ) -> None:
         self._read_end, write_end = os.pipe()
         os.set_blocking(self._read_end, False)
@@ -48,8 +54,9 @@ class Group:
         self.codes: list[int | None] = [None] * ranks
         try:
             for rank in range(ranks):
+                passed = (write_end, *(inherited if rank == 0 else ()))
                 self.children.append(
-                    _start(command, environment, rank, ranks, folder, write_end, self._leader())
+                    _start(command, environment, rank, ranks, folder, passed, self._leader())
                 )
         except BaseException:
             self.kill()
@@ -139,7 +146,7 @@ def _start(
     rank: int,
     ranks: int,
     folder: Path,
-    events: int,
+    passed: tuple[int, ...],
     leader: int | None,
 ) -> subprocess.Popen[bytes]:
     place = {
@@ -147,7 +154,7 @@ def _start(
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
-        EVENTS_VARIABLE: str(events),
+        EVENTS_VARIABLE: str(passed[0]),
         PARENT_VARIABLE: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
@@ -158,7 +165,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            pass_fds=(events,),
+            pass_fds=passed,
             process_group=leader or 0,
         )
 

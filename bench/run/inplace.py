@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.backends import registry
 from bench.backends.base import World
-from bench.results.record import Launch, Outcome
+from bench.results import health
+from bench.results.record import Health, Launch, Outcome
 from bench.results.store import Store, Stored, new_id
 from bench.run import ending, recording
 from bench.run.plan import Planned, for_one_launch
@@ -78,10 +79,24 @@ def run(
         launches = [] if launch is None else [launch]
         if end is None and (not_finite := ending.not_finite(launches[0])) is not None:
             launches, end = [], not_finite
-        record = recording.record_of(case, session, launches, end, dict(os.environ))
+        record = recording.record_of(
+            case, session, launches, end, dict(os.environ), _no_health(case) if launches else None
+        )
         path = store.append(record)
         write([Stored(record, results, path.relative_to(results))])
     return _EXIT_OK if end is None or end.outcome is Outcome.UNSUPPORTED else _EXIT_CASE
+
+
+def _no_health(planned: Planned) -> Health | None:
+    if not planned.has_health_pass:
+        return None
+    case = planned.case
+    return health.unknown(
+        case.measure.health_steps,
+        case.knobs.classes,
+        "the health pass needs processes of its own, which torchrun does not start: run the case "
+        "with --processes P to have it",
+    )
 
 
 def _only(planned: Sequence[Planned]) -> Planned:

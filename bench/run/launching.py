@@ -7,23 +7,32 @@ else is bounded by the case's timeout.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from bench.backends import registry
+from bench.results.health import HealthRun
 from bench.results.record import Launch, Outcome, Phase
 from bench.run import ending
 from bench.run.ending import End
 from bench.run.group import Group
 from bench.run.plan import Planned
-from bench.worker.job import JOB_FILE, JOB_VARIABLE, RESULT_FILE, Event, Job
+from bench.scenarios.schema import Strict
+from bench.worker.job import (
+    HEALTH_FILE,
+    JOB_FILE,
+    JOB_VARIABLE,
+    RESULT_FILE,
+    TURN_VARIABLE,
+    Event,
+    Job,
+)
 
 _TICK_S = 0.1
 _GRACE_S = 5.0
@@ -31,6 +40,9 @@ _GRACE_S = 5.0
 _HANG_FACTOR = 10.0
 _STEADY_GROUPS = 2
 """Step groups after which a rank's silence is judged; before, only the case's timeout is."""
+_STEPPING = (Phase.WARM_UP, Phase.MEASURE, Phase.HEALTH)
+
+Result = TypeVar("Result", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Order:
     timeout_s: float
     cache: Literal["cold", "warm", "none"]
     cache_environment: dict[str, str] = field(default_factory=dict)
+    turn: int | None = None
+    """Descriptor from which rank 0 reads a byte for each of its turns; null: it takes none."""
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
@@ -71,7 +85,7 @@ class _Pulse:
         now = time.monotonic()
         self.phases[event.rank] = event.phase
         before = self._heard[event.rank]
-        if event.phase not in (Phase.WARM_UP, Phase.MEASURE):
+        if event.phase not in _STEPPING or event.waiting is not None:
             self._heard[event.rank] = None
             return
         if event.expected_s is not None:
@@ -99,7 +113,7 @@ def environment_of(planned: Planned) -> dict[str, str]:
     backend = registry.get(planned.backend)
     return (
         dict(os.environ)
-        | registry.import_environment()
+        | registry.import_environment(planned.interpreter)
         | backend.environment(planned.case.knobs, planned.probe)
     )
 
@@ -115,25 +129,64 @@ def run(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool
     Raises:
         Interrupted: `stop` said so.
     """
-    processes = order.planned.case.knobs.processes
-    with tempfile.TemporaryDirectory(prefix="bench-launch-") as name:
+    with _folder() as name:
         folder = Path(name)
-        job_path = folder / JOB_FILE
-        job_path.write_text(_job(order, folder).model_dump_json(by_alias=True), encoding="utf-8")
-        environment = environment_of(order.planned) | order.cache_environment
-        environment[JOB_VARIABLE] = str(job_path)
-        kills = ending.oom_kills()
-        group = Group(
-            [sys.executable, "-P", "-m", "bench.worker.main"], environment, processes, folder
+        found = _run(order, _job(order, folder), on_event, stop, RESULT_FILE, Launch)
+    return found if isinstance(found, End) else ending.not_finite(found) or found
+
+
+def run_health(
+    order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]
+) -> HealthRun | End:
+    """Run one health pass to its end, as `run` does a launch.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    with _folder() as name:
+        job = _job(order, Path(name)).model_copy(update={"purpose": "health", "diagnose": False})
+        return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-launch-")
+
+
+def _run(
+    order: Order,
+    job: Job,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+    result_file: str,
+    kind: type[Result],
+) -> Result | End:
+    processes, folder = order.planned.case.knobs.processes, Path(job.folder)
+    job_path = folder / JOB_FILE
+    job_path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
+    environment = environment_of(order.planned) | order.cache_environment
+    environment[JOB_VARIABLE] = str(job_path)
+    if order.turn is not None:
+        environment[TURN_VARIABLE] = str(order.turn)
+    kills = ending.oom_kills()
+    command = [order.planned.interpreter, "-P", "-m", "bench.worker.main"]
+    inherited = () if order.turn is None else (order.turn,)
+    group = Group(command, environment, processes, folder, inherited)
+    pulse = _Pulse(processes, order.planned.case.measure.hang_s)
+    try:
+        end = _watch(group, pulse, order, folder, on_event, stop)
+    finally:
+        group.kill()
+    if end is not None:
+        return end
+    result = folder / result_file
+    if any(code != 0 for code in group.codes) or not result.exists():
+        return ending.judge(folder, group.codes, pulse.phases, ending.oom_kills() > kills)
+    try:
+        return kind.model_validate_json(result.read_bytes())
+    except ValidationError as error:
+        return ending.stopped(
+            folder, Outcome.CRASH, Phase.REPORT, f"its result cannot be read: {error}", 0
         )
-        pulse = _Pulse(processes, order.planned.case.measure.hang_s)
-        try:
-            end = _watch(group, pulse, order, folder, on_event, stop)
-        finally:
-            group.kill()
-        if end is not None:
-            return end
-        return _read_result(folder, group.codes, pulse.phases, ending.oom_kills() > kills)
 
 
 def _job(order: Order, folder: Path) -> Job:
@@ -148,6 +201,7 @@ def _job(order: Order, folder: Path) -> Job:
         diagnose=order.index == 0 and order.planned.case.measure.diagnostics,
         cache=order.cache,
         folder=str(folder),
+        in_turns=order.turn is not None,
     )
 
 
@@ -195,18 +249,3 @@ def _watch(
                 0,
             )
     return None
-
-
-def _read_result(
-    folder: Path, codes: list[int | None], phases: list[Phase], killed_for_memory: bool
-) -> Launch | End:
-    result = folder / RESULT_FILE
-    if any(code != 0 for code in codes) or not result.exists():
-        return ending.judge(folder, codes, phases, killed_for_memory)
-    try:
-        launch = Launch.model_validate_json(result.read_bytes())
-    except ValidationError as error:
-        return ending.stopped(
-            folder, Outcome.CRASH, Phase.REPORT, f"its result cannot be read: {error}", 0
-        )
-    return ending.not_finite(launch) or launch

@@ -19,7 +19,8 @@ from pydantic import JsonValue
 from bench.backends import registry
 from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
-from bench.run import environment
+from bench.run import environment, pythons
+from bench.run.pythons import Python
 from bench.scenarios import expand, identity
 from bench.scenarios.errors import ScenarioError, did_you_mean
 from bench.scenarios.schema import Case, Knobs, Scenario
@@ -36,6 +37,12 @@ class Planned:
     """Place among the cases of its scenario on its backend, from 0."""
     keys: Keys
     refusals: list[Refusal] = field(default_factory=list)
+    interpreter: str = sys.executable
+    """The Python that its launches run in."""
+    versions: Mapping[str, str] | None = None
+    """Of the software that this Python finds; null: as the parent process finds it."""
+    side: str | None = None
+    """`A` or `B`, where two are held against each other."""
 
     @property
     def runnable(self) -> bool:
@@ -43,15 +50,22 @@ class Planned:
         return self.probe.available and not self.refusals
 
     @property
+    def has_health_pass(self) -> bool:
+        """Whether it is to be found out that the case trains."""
+        return self.case.measure.health and self.case.knobs.task == "train"
+
+    @property
     def title(self) -> str:
         """The case in one phrase, for progress and messages."""
-        return f"{self.case.scenario} / {self.case.case} on {self.backend}"
+        side = "" if self.side is None else f"{self.side}: "
+        return f"{side}{self.case.scenario} / {self.case.case} on {self.backend}"
 
 
 def plan(
     work: Sequence[Scenario | Case],
     probes: Sequence[Probe],
     sweeps: Mapping[str, Sequence[JsonValue]],
+    python: Python | None = None,
 ) -> list[Planned]:
     """Expand every scenario on every backend, in the order given.
 
@@ -59,11 +73,12 @@ def plan(
         work: Scenarios to expand, or resolved cases to repeat.
         probes: The backends, as their probes found them.
         sweeps: Knobs to vary on top.
+        python: The environment to run in; null is this process's own.
 
     Raises:
         ScenarioError: a case is not valid, or names data that is not there.
     """
-    versions = environment.versions()
+    python = python or pythons.own()
     planned: dict[tuple[str, str, str], Planned] = {}
     positions: Counter[tuple[str, str]] = Counter()
     for item in work:
@@ -72,7 +87,7 @@ def plan(
                 _check_data(case)
                 # Cases of one scenario keep counting over several arguments: one of them is first.
                 place = (case.scenario, probe.backend)
-                found = _planned(case, probe, positions[place], versions)
+                found = _planned(case, probe, positions[place], python)
                 key = (found.keys.fingerprint, case.scenario, case.case)
                 if key not in planned:
                     planned[key] = found
@@ -90,8 +105,14 @@ def for_one_launch(planned: Planned) -> Planned:
             "budget_s": measure.budget_s / measure.launches,
         }
     )
-    case = planned.case.model_copy(update={"measure": alone})
-    return _planned(case, planned.probe, planned.position, environment.versions())
+    return replanned(planned, planned.case.model_copy(update={"measure": alone}))
+
+
+def replanned(planned: Planned, case: Case) -> Planned:
+    """Return another case in the place of a planned one, under its own keys and refusals."""
+    versions = environment.versions() if planned.versions is None else planned.versions
+    python = Python(planned.interpreter, versions)
+    return _planned(case, planned.probe, planned.position, python)
 
 
 def choose(planned: Sequence[Planned], wanted: Sequence[str]) -> list[Planned]:
@@ -128,7 +149,7 @@ def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     return registry.get(probe.backend).refusals(knobs, probe) if probe.available else []
 
 
-def _planned(case: Case, probe: Probe, position: int, versions: Mapping[str, str]) -> Planned:
+def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:
     series = identity.series_key(
         case.knobs,
         backend=probe.backend,
@@ -148,10 +169,12 @@ def _planned(case: Case, probe: Probe, position: int, versions: Mapping[str, str
                 series,
                 case.knobs,
                 case.measure,
-                versions={**versions, **_own_code(case.knobs.model)},
+                versions={**python.versions, **_own_code(case.knobs.model)},
                 measurement=MEASUREMENT_VERSION,
             ),
         ),
+        interpreter=python.path,
+        versions=python.versions,
     )
 
 

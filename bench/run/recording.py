@@ -10,6 +10,7 @@ from bench.results import statistics
 from bench.results.record import (
     CheckResult,
     Device,
+    Health,
     Launch,
     Outcome,
     Phase,
@@ -30,6 +31,7 @@ def record_of(
     launches: Sequence[Launch],
     end: End | None,
     variables: Mapping[str, str],
+    health: Health | None = None,
 ) -> Record:
     """Return the record of a case.
 
@@ -39,6 +41,7 @@ def record_of(
         launches: Those that gave figures, also when a later one did not.
         end: Why there is no number; null: there is one.
         variables: The environment its processes start with.
+        health: What the health pass found; null: there was none.
     """
     now = datetime.now(UTC)
     probe = planned.probe
@@ -56,7 +59,7 @@ def record_of(
         if probe.device_model is None
         else Device(model=probe.device_model, count=probe.device_count, flavour=probe.flavour),
         processes=planned.case.knobs.processes,
-        environment=environment.capture(variables),
+        environment=environment.capture(variables, planned.versions),
         outcome=Outcome.OK if end is None else end.outcome,
         phase=None if end is None else end.phase,
         reason=None if end is None else end.reason,
@@ -66,6 +69,7 @@ def record_of(
         statistics=statistics.summarise(launches, planned.case.measure) if end is None else None,
         verdict=verdict,
         verdict_reason=verdict_reason,
+        health=health,
     )
 
 
@@ -82,11 +86,9 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
     }
     if failed:
         return Verdict.SUSPECT, "; ".join(failed.values())
-    noisy = [launch for launch in launches if launch.noise.reasons]
+    noisy = [reason for reason in map(_disturbance, launches) if reason is not None]
     if noisy:
-        return Verdict.NOISY, (
-            f"{len(noisy)} of {len(launches)} launches: {noisy[-1].noise.reasons[0]}"
-        )
+        return Verdict.NOISY, f"{len(noisy)} of {len(launches)} launches: {noisy[-1]}"
     blind = [x for x in launches if x.noise.co_tenant_share is None]
     if blind:
         return Verdict.MEASURED, (
@@ -94,6 +96,16 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
             "disturbed: the windows were too short for its counters, or it shows none"
         )
     return Verdict.MEASURED, None
+
+
+def _disturbance(launch: Launch) -> str | None:
+    """Return what disturbed a launch most plainly; null: nothing did."""
+    if launch.noise.reasons:
+        return launch.noise.reasons[0]
+    for check in launch.audit:
+        if check.result is CheckResult.FAIL and check.weight is Weight.NOISY:
+            return f"{check.name}: {check.evidence}"
+    return None
 
 
 def refused(planned: Planned) -> End | None:

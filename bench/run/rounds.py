@@ -2,7 +2,8 @@
 
 One launch of every unfinished case per round, the order reversed every round, so that a machine
 that drifts slows all cases alike. A case that fails is recorded and leaves the rounds; the others
-go on. An interrupt ends the launch under way and records what every started case has so far.
+go on. Health passes come after the round, whose launches they would pull apart. An interrupt ends
+the launch under way and records what every started case has so far.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from bench.backends import registry
+from bench.results import health as training_health
 from bench.results import statistics
-from bench.results.record import Launch, Outcome, Phase
+from bench.results.record import Health, Launch, Outcome, Phase
 from bench.results.scratch import Scratch
 from bench.results.store import Store, Stored
 from bench.run import launching, recording
 from bench.run.ending import End
+from bench.run.health import HealthPass
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned
 from bench.worker.job import Event
@@ -61,6 +64,12 @@ class Listener(Protocol):
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
         """The launch has ended."""
 
+    def health(self, case: Progressing) -> None:
+        """The health pass of the case starts."""
+
+    def examined(self, case: Progressing, health: Health, seconds: float) -> None:
+        """The health pass has ended."""
+
     def recorded(self, case: Progressing) -> None:
         """The case has its record."""
 
@@ -76,6 +85,8 @@ class Rounds:
         listener: Told how it goes.
         stop: Asked often; true interrupts the run.
         runner: What runs one launch.
+        health: What finds out whether a case trains; null: one that keeps its references beside
+            the store.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class Rounds:
         listener: Listener,
         stop: Callable[[], bool],
         runner: Runner = launching.run,
+        health: HealthPass | None = None,
     ) -> None:
         self.cases = [Progressing(p, wanted=p.case.measure.launches) for p in planned]
         self.interrupted = False
@@ -97,6 +109,7 @@ class Rounds:
         self._listener = listener
         self._stop = stop
         self._runner = runner
+        self._health = health or HealthPass(store.root)
         self._caches = Path()
 
     def recover(self) -> None:
@@ -138,20 +151,25 @@ class Rounds:
                 except Interrupted as interrupt:
                     self._interrupt(interrupt.phase, during=case)
                     return
+            for case in unfinished:
+                if self._unfinished(case) and self._complete(case):
+                    self._finish(case, None)
             number += 1
 
     def _unfinished(self, case: Progressing) -> bool:
         return case.stored is None and case.complaint is None
 
+    def _complete(self, case: Progressing) -> bool:
+        return len(case.launches) >= case.wanted
+
     def _launch(self, case: Progressing, number: int) -> None:
         measure = case.planned.case.measure
-        if len(case.launches) >= case.wanted:
-            self._finish(case, None)
-            return
+        if self._complete(case):
+            return  # an earlier session made its launches
         self._listener.launch(case, number)
         begin = time.monotonic()
         result = self._runner(
-            self._order(case, number),
+            order_of(case, number, self._session, self._caches),
             lambda event: self._listener.event(case, event),
             self._stop,
         )
@@ -169,30 +187,8 @@ class Rounds:
         case.launches.append(result)
         if len(case.launches) == measure.launches:
             self._extend_for_precision(case)
-        if len(case.launches) >= case.wanted:
+        if self._complete(case) and not case.planned.has_health_pass:
             self._finish(case, None)
-
-    def _order(self, case: Progressing, number: int) -> Order:
-        planned, index = case.planned, len(case.launches)
-        measure = planned.case.measure
-        folder = self._caches / f"{planned.keys.fingerprint}-{planned.position}"
-        variables = registry.get(planned.backend).compile_cache(
-            planned.case.knobs, planned.probe, str(folder)
-        )
-        state: Literal["cold", "warm", "none"] = "none"
-        if variables is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            state = "warm" if case.launched_here else "cold"
-        return Order(
-            planned=planned,
-            index=index,
-            seed=launch_seed(planned.case.knobs.seed, index),
-            session=self._session,
-            round=number,
-            timeout_s=max(0.0, measure.timeout_s - case.used_s),
-            cache=state,
-            cache_environment=variables or {},
-        )
 
     def _extend_for_precision(self, case: Progressing) -> None:
         measure = case.planned.case.measure
@@ -207,26 +203,81 @@ class Rounds:
         self.interrupted = True
         for case in self.cases:
             started = bool(case.launches) or case is during
-            if started and self._unfinished(case):
-                self._finish(
-                    case,
-                    End(
-                        outcome=Outcome.INTERRUPTED,
-                        phase=phase if case is during else Phase.PLAN,
-                        reason=f"interrupted after {len(case.launches)} of {case.wanted} launches",
-                        remedy="repeat the command with --resume to go on from there",
-                    ),
-                )
+            if not started or not self._unfinished(case):
+                continue
+            end = End(
+                outcome=Outcome.INTERRUPTED,
+                phase=phase if case is during else Phase.PLAN,
+                reason=f"interrupted after {len(case.launches)} of {case.wanted} launches",
+                remedy="repeat the command with --resume to go on from there",
+            )
+            self._finish(case, None if self._complete(case) else end)
 
     def _finish(self, case: Progressing, end: End | None) -> None:
-        variables = launching.environment_of(case.planned) if case.planned.probe.available else {}
-        record = recording.record_of(case.planned, self._session, case.launches, end, variables)
+        planned, launches = case.planned, case.launches
+        health = self._examine(case) if end is None and planned.has_health_pass else None
+        variables = launching.environment_of(planned) if planned.probe.available else {}
+        record = recording.record_of(planned, self._session, launches, end, variables, health)
         path = self._store.append(record)
         case.stored = Stored(record, self._store.root, path.relative_to(self._store.root))
         # An interrupted case keeps its launches, for --resume to take over.
         if end is None or end.outcome is not Outcome.INTERRUPTED:
             self._scratch.discard(self._session, case.planned.keys.fingerprint)
         self._listener.recorded(case)
+
+    def _examine(self, case: Progressing) -> Health:
+        asked = case.planned.case
+        self._listener.health(case)
+        begin = time.monotonic()
+        # Of the case and not of a launch: its reference must start from the same weights.
+        order = order_of(case, 0, self._session, self._caches)
+        order = replace(order, seed=launch_seed(asked.knobs.seed, 0))
+        try:
+            health = self._health.examine(
+                order, lambda event: self._listener.event(case, event), self._stop
+            )
+        except Interrupted:
+            self.interrupted = True
+            health = training_health.unknown(
+                asked.measure.health_steps,
+                asked.knobs.classes,
+                "the run was interrupted before the health pass had ended",
+            )
+        seconds = time.monotonic() - begin
+        case.used_s += seconds
+        self._listener.examined(case, health, seconds)
+        return health
+
+
+def order_of(case: Progressing, number: int, session: str, caches: Path) -> Order:
+    """Return the order of a case's next launch.
+
+    Args:
+        case: Under way.
+        number: Of the round.
+        session: Name of this invocation.
+        caches: Folder in which each case has a compile cache of its own.
+    """
+    planned, index = case.planned, len(case.launches)
+    measure = planned.case.measure
+    folder = caches / f"{planned.keys.fingerprint}-{planned.position}"
+    variables = registry.get(planned.backend).compile_cache(
+        planned.case.knobs, planned.probe, str(folder)
+    )
+    state: Literal["cold", "warm", "none"] = "none"
+    if variables is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = "warm" if case.launched_here else "cold"
+    return Order(
+        planned=planned,
+        index=index,
+        seed=launch_seed(planned.case.knobs.seed, index),
+        session=session,
+        round=number,
+        timeout_s=max(0.0, measure.timeout_s - case.used_s),
+        cache=state,
+        cache_environment=variables or {},
+    )
 
 
 def launch_seed(seed: int, index: int) -> int:

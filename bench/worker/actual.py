@@ -74,7 +74,7 @@ def actual(
     found: dict[str, JsonValue] = {
         "task": "train" if isinstance(step, TrainStep) else "infer",
         "precision": _precision(device, knobs, model, proven),
-        "compile": _compilation(step, knobs),
+        "compile": _compilation(step),
         "batch_size": min(step.batch_sizes) if len(step.batch_sizes) == 1 else None,
         "image_size": min(step.image_sizes) if len(step.image_sizes) == 1 else None,
         "channels_last": _is_channels_last(model, knobs),
@@ -111,13 +111,21 @@ def _precision(
     return {torch.float32: "fp32", torch.bfloat16: "amp-bf16"}.get(product.dtype)
 
 
-def _compilation(step: Step, knobs: Knobs) -> str:
+def _compilation(step: Step) -> str:
     compiled: Any = step.module
     if not isinstance(compiled, torch._dynamo.OptimizedModule):
         return "none"
     # The wrapper alone proves nothing: dynamo may have given every frame back to Python.
     frames = torch._dynamo.utils.counters["frames"]["ok"]
-    return knobs.compile if frames > 0 else "none"
+    return _compiler(compiled) if frames > 0 else "none"
+
+
+def _compiler(compiled: Any) -> str:
+    """Return the name of the backend that dynamo hands its graphs to."""
+    backend = compiled.dynamo_ctx.callback
+    while hasattr(backend, "_torchdynamo_orig_backend"):
+        backend = backend._torchdynamo_orig_backend
+    return str(getattr(backend, "compiler_name", type(backend).__name__))
 
 
 def _is_channels_last(model: torch.nn.Module, knobs: Knobs) -> bool:

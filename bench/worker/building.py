@@ -11,7 +11,7 @@ from bench.backends.base import Device, World
 from bench.worker.job import Job
 from bench.workload import data, engines, models, optimizers
 from bench.workload.engines import Engine
-from bench.workload.step import InferStep, MovedParameters, Step, TrainStep
+from bench.workload.step import InferStep, MovedParameters, Step, TrainStep, trainable_parameters
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,16 @@ def build(job: Job, world: World, device: Device) -> Built:
     device.seed(job.seed)
     proven = device.prove(knobs)
     source = models.build(knobs)
+    trainable = trainable_parameters(source.module)
     model = device.place(source.module, knobs)
     engine = engines.make(knobs, world)
     module = device.compile(engine.prepare(model), knobs)
     data_seed = job.seed + world.rank
-    if knobs.data.source == "device":
+    if job.purpose == "health":
+        # One batch for all ranks: the mean of their gradients is then that of a single process.
+        one_batch = data.repeated(knobs, source.image_size, job.seed, device.torch_device)
+        batches = device.feed(one_batch, knobs)
+    elif knobs.data.source == "device":
         batches = device.feed(
             data.resident(knobs, source.image_size, data_seed, device.torch_device), knobs
         )
@@ -59,5 +64,5 @@ def build(job: Job, world: World, device: Device) -> Built:
         step = TrainStep(device, module, batches, knobs, engine=engine, optimizer=optimizer)
     else:
         step = InferStep(device, module, batches, knobs)
-    moved = MovedParameters(model) if knobs.task == "train" else None
+    moved = MovedParameters(model, trainable) if knobs.task == "train" else None
     return Built(step, model, engine, moved, proven, source.image_size)

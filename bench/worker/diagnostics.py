@@ -15,6 +15,7 @@ from bench.workload.step import TimedBatches
 _LATENCY_STEPS = 200
 _TWIN_WARM_UP_PERIODS = 4
 _DOUBLING_TRIES = 3
+_NAIVE_TRIES = 3
 _CLEARLY_DOUBLED = 1.6
 
 
@@ -31,6 +32,8 @@ def run(
 ) -> Diagnostics:
     """Measure the loader's share, the doubling witness, latencies and the device-resident twin.
 
+    And read the clock as most scripts do, over a block as long as a window.
+
     Args:
         knobs: Of the case.
         built: Its workload, at a window edge.
@@ -44,6 +47,9 @@ def run(
     step = built.step
     skipped: list[str] = []
     ratio = _doubling(built, alignment, periods, peers)
+    naive = _naive(built, alignment, periods, peers)
+    if naive is None:
+        skipped.append(f"naive clock: a graph was compiled in each of {_NAIVE_TRIES} tries")
     share: float | None = None
     twin: float | None = None
     if knobs.data.source == "device":
@@ -65,6 +71,8 @@ def run(
         loader_wait_share=share,
         device_twin_samples_per_s=twin,
         doubling_ratio=ratio,
+        naive_samples_per_s=None if naive is None else _samples_per_s(knobs, naive),
+        naive_step_ms_median=None if naive is None else 1e3 * naive.median_s,
         latency=latency,
         skipped=skipped,
     )
@@ -78,6 +86,22 @@ def _doubling(built: Built, alignment: Alignment, periods: int, peers: Peers) ->
         if best >= _CLEARLY_DOUBLED:
             break
     return best
+
+
+def _naive(built: Built, alignment: Alignment, periods: int, peers: Peers) -> diagnose.Naive | None:
+    """Return a reading in which no rank compiled a graph; null: they went on compiling."""
+    for _ in range(_NAIVE_TRIES):
+        compiles = built.step.compiles()
+        naive = diagnose.naive_clock(built.step, alignment, periods, peers=peers)
+        if not peers.any(built.step.compiles() > compiles):
+            return naive
+    return None
+
+
+def _samples_per_s(knobs: Knobs, naive: diagnose.Naive) -> float:
+    """Return what a script prints: the batch of all ranks over the mean time of a step."""
+    samples_per_step = knobs.gradient_accumulation * knobs.batch_size * knobs.processes
+    return samples_per_step * naive.steps / naive.seconds
 
 
 def _twin(

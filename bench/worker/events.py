@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from bench.results.record import Phase
 from bench.worker.job import EVENTS_VARIABLE, Event
@@ -30,15 +31,23 @@ class Events:
         expected_s: float | None = None,
     ) -> None:
         """Say how far the phase is. Never called inside a window."""
+        self._send(
+            Event(
+                rank=self._rank,
+                phase=self.phase,
+                done=done,
+                total=total,
+                samples_per_s=samples_per_s,
+                expected_s=expected_s,
+            )
+        )
+
+    def wait(self, before: Literal["warm_up", "window", "end"]) -> None:
+        """Say that this rank waits for its turn."""
+        self._send(Event(rank=self._rank, phase=self.phase, waiting=before))
+
+    def _send(self, event: Event) -> None:
         if self._descriptor is None:
             return
-        event = Event(
-            rank=self._rank,
-            phase=self.phase,
-            done=done,
-            total=total,
-            samples_per_s=samples_per_s,
-            expected_s=expected_s,
-        )
         line = event.model_dump_json(exclude_none=True) + "\n"
         os.write(self._descriptor, line.encode())

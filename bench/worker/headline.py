@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
 
 from bench.audit.evidence import Evidence
-from bench.backends.base import Backend, Counters, Device
+from bench.backends import host
+from bench.backends.base import Backend, Counters, Device, World
+from bench.measure import readings
 from bench.measure.alignment import Alignment
 from bench.measure.noise import NoiseMonitor
 from bench.measure.target import Peers
+from bench.measure.turns import UNDIVIDED, Turns
 from bench.measure.warm_up import WarmUp, first_step, warm_up
 from bench.measure.windows import Measured, measure_windows, plan_windows
-from bench.results.record import Noise
+from bench.results.record import Clocks, Energy, Noise
 from bench.scenarios.schema import Case
 from bench.worker import actual
 from bench.worker.building import Built
+from bench.worker.gauges import DeviceGauge
 from bench.worker.reporting import Reporter
 from bench.workload.step import Step, TrainStep
 
@@ -45,6 +50,18 @@ class Headline:
     after: Counters
     issued: Counts
     """While windows were measured, voided ones included."""
+    peak_memory_bytes: int | None
+    """Of the device, while windows were measured; null: not known of that time alone."""
+    host_peak_rss_bytes: int | None
+    """Of this process, over the same time; null as above."""
+    energy: Energy | None
+    """Over the clean windows; null: another rank reads the same counter."""
+    clocks: Clocks | None
+
+    @property
+    def memory_bytes(self) -> list[int]:
+        """Memory in use after each clean window; empty: not told."""
+        return readings.memory_bytes(readings.after_each(self.measured.readings))
 
     def fallbacks(self) -> dict[str, int]:
         """Return the operators that ran on the host while windows were measured."""
@@ -61,8 +78,10 @@ def measure(
     device: Device,
     alignment: Alignment,
     backend: Backend,
+    world: World,
     peers: Peers,
     reporter: Reporter,
+    turns: Turns = UNDIVIDED,
 ) -> Headline:
     """Run the phases whose last one is timed.
 
@@ -78,11 +97,17 @@ def measure(
     reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
     monitor = NoiseMonitor(extra_pids=(os.getppid(),))
+    gauge = DeviceGauge(device)
+    device.reset_peak_memory()
+    rss_is_reset = host.reset_peak_rss()
     issued, before = _counts(step), device.counters()
     quiet, begin = monitor.snapshot(), time.perf_counter()
-    measured = measure_windows(step, alignment, plan, peers=peers, progress=reporter)
+    measured = measure_windows(
+        step, alignment, plan, peers=peers, progress=reporter, gauge=gauge, turns=turns
+    )
     measure_s = time.perf_counter() - begin
     noise = monitor.between(quiet, monitor.snapshot())
+    peak_memory_bytes = device.peak_memory_bytes()
     now = _counts(step)
     return Headline(
         first_step_s=first_step_s,
@@ -99,6 +124,10 @@ def measure(
             samples=now.samples - issued.samples,
             updates=now.updates - issued.updates,
         ),
+        peak_memory_bytes=peak_memory_bytes,
+        host_peak_rss_bytes=host.peak_rss_bytes() if rss_is_reset else None,
+        energy=gauge.energy(measured.readings, measured.window_s, world),
+        clocks=gauge.clocks(measured.readings),
     )
 
 
@@ -107,11 +136,17 @@ def evidence_of(
 ) -> Evidence:
     """Collect what the audit looks at, before any diagnostic pass disturbs it."""
     training = case.knobs.task == "train"
+    measured = headline.measured
+    samples = len(measured.window_s) * measured.micro_batches_per_window * case.knobs.batch_size
     return Evidence(
         knobs=case.knobs,
         window_s=tuple(headline.measured.window_s),
         residual_s=tuple(headline.measured.residual_s),
         noise=headline.noise,
+        memory_bytes=tuple(readings.memory_bytes(readings.throughout(measured.readings))),
+        clocks=headline.clocks,
+        clock_mhz=tuple(readings.clock_mhz(measured.readings)),
+        samples_per_s=samples / math.fsum(measured.window_s),
         voided_windows=headline.measured.voided,
         windows_exhausted=headline.measured.exhausted,
         steady=headline.warm.steady,

@@ -1,7 +1,7 @@
 """What passes between the parent and the ranks of a launch; torch-free, so that both can read it.
 
 The parent writes one `Job` for all ranks. Ranks send `Event` lines over a pipe while they run, and
-leave behind either the launch (rank 0) or a `Failure` each.
+leave behind either the result (rank 0) or a `Failure` each.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from bench.scenarios.schema import Case, Strict
 JOB_VARIABLE = "BENCH_JOB"
 EVENTS_VARIABLE = "BENCH_EVENTS_FD"
 PARENT_VARIABLE = "BENCH_PARENT_PID"
+TURN_VARIABLE = "BENCH_TURN_FD"
 
 JOB_FILE = "job.json"
 RESULT_FILE = "launch.json"
+HEALTH_FILE = "health.json"
 RENDEZVOUS_FILE = "rendezvous"
 
 
@@ -59,6 +61,10 @@ class Job(Strict):
     cache: Literal["cold", "warm", "none"]
     folder: str
     """Of this launch alone: logs, rendezvous, result and failures."""
+    in_turns: bool = False
+    """Before every window, wait for the parent's word that the launch beside this one rests."""
+    purpose: Literal["measure", "health"] = "measure"
+    """`health`: updates on one batch that all ranks share, and nothing timed."""
 
 
 class FailureKind(enum.StrEnum):
@@ -99,3 +105,6 @@ class Event(Strict):
     """Running estimate of this launch, over all ranks."""
     expected_s: float | None = None
     """How long a window will take, so that its silence is not taken for a hang. Unit: seconds."""
+    waiting: Literal["warm_up", "window", "end"] | None = None
+    """The rank rests until it is given its turn: for the first step and warm-up, for a window, or
+    for what comes after the last one."""

@@ -1,4 +1,4 @@
-"""The entry of a rank: reads its job, runs the launch, and leaves either a result or a failure.
+"""The entry of a rank: reads its job, runs what it asks for, and leaves a result or a failure.
 
 Started as `python -m bench.worker.main` with the job's path in the environment. Whatever happens,
 the rank says why it ended; what it cannot say (a kill, a hang) the parent finds out.
@@ -16,11 +16,13 @@ from bench.backends.base import Unsupported, World
 from bench.backends.registry import BackendError
 from bench.measure.target import ClockError
 from bench.measure.windows import NoCleanWindow
+from bench.results.health import HealthRun
 from bench.results.record import Launch, Phase
 from bench.worker import lifeline
 from bench.worker.errors import CollectivesNotRealError
 from bench.worker.events import Events
 from bench.worker.job import (
+    HEALTH_FILE,
     JOB_VARIABLE,
     RESULT_FILE,
     Failure,
@@ -49,13 +51,17 @@ def main() -> None:
     job = Job.model_validate_json(Path(os.environ[JOB_VARIABLE]).read_bytes())
     world = world_from_environment()
     code = 0
+    run, name = {
+        "measure": (run_rank, RESULT_FILE),
+        "health": (run_health, HEALTH_FILE),
+    }[job.purpose]
     try:
-        launch = run_rank(job, world, Events(world.rank))
+        found = run(job, world, Events(world.rank))
     except RankFailed:
         code = 1
     else:
-        if launch is not None:
-            write_atomically(Path(job.folder) / RESULT_FILE, launch.model_dump_json(by_alias=True))
+        if found is not None:
+            write_atomically(Path(job.folder) / name, found.model_dump_json(by_alias=True))
     sys.stdout.flush()
     sys.stderr.flush()
     # Loader and runtime threads of some backends never end by themselves.
@@ -83,10 +89,29 @@ def run_rank(job: Job, world: World, events: Events) -> Launch | None:
 
         return session.run(job, world, events, time.perf_counter() - begin)
     except Exception as error:
-        traceback.print_exc()
-        failure = describe(error, world.rank, events.phase)
-        write_atomically(failure_file(Path(job.folder), world.rank), failure.model_dump_json())
-        raise RankFailed(failure) from error
+        raise _failed(error, job, world, events) from error
+
+
+def run_health(job: Job, world: World, events: Events) -> HealthRun | None:
+    """Run the health pass on this rank; returns what it saw on rank 0 and null elsewhere.
+
+    Raises:
+        RankFailed: after the reason was written into the job's folder and onto stderr.
+    """
+    try:
+        events.enter(Phase.IMPORT)
+        from bench.worker import health
+
+        return health.run(job, world, events)
+    except Exception as error:
+        raise _failed(error, job, world, events) from error
+
+
+def _failed(error: Exception, job: Job, world: World, events: Events) -> RankFailed:
+    traceback.print_exception(error)
+    failure = describe(error, world.rank, events.phase)
+    write_atomically(failure_file(Path(job.folder), world.rank), failure.model_dump_json())
+    return RankFailed(failure)
 
 
 def describe(error: Exception, rank: int, phase: Phase) -> Failure:

@@ -14,10 +14,24 @@ import torch
 import torch.distributed as dist
 
 from bench.backends.base import Device, World
+from bench.measure.target import ALONE, Peers
 from bench.worker.errors import CollectivesNotRealError
 from bench.worker.job import RENDEZVOUS_FILE
 
 _JOIN_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+def meet(world: World, device: Device, folder: Path) -> tuple[Peers, str | None]:
+    """Return the other ranks, joined, and the evidence that collectives over them are real.
+
+    Raises:
+        CollectivesNotRealError: they are not.
+    """
+    if world.size == 1:
+        return ALONE, None
+    join(world, device, folder)
+    evidence = prove_collectives(world, device)
+    return DistPeers(world, device), evidence
 
 
 def join(world: World, device: Device, folder: Path) -> None:

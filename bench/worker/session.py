@@ -9,26 +9,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.audit.checks import audit
-from bench.backends import host, registry
+from bench.backends import registry
 from bench.backends.base import Device, World
 from bench.measure.alignment import Alignment
-from bench.measure.target import ALONE, Peers
+from bench.measure.readings import clocks_of_all, energy_of_all
+from bench.measure.target import Peers
 from bench.results.record import (
     Check,
     CheckResult,
+    Clocks,
     Compilation,
     Diagnostics,
+    Energy,
+    Inspection,
     Launch,
+    Peak,
     Phase,
     Phases,
 )
-from bench.worker import building, diagnostics, headline
+from bench.worker import building, diagnostics, headline, inspection
 from bench.worker.building import Built
 from bench.worker.events import Events
 from bench.worker.headline import Headline
 from bench.worker.job import Job
-from bench.worker.peers import DistPeers, join, prove_collectives
+from bench.worker.peers import DistPeers, meet
 from bench.worker.reporting import Reporter
+from bench.worker.turns import of_job
+from bench.workload import flops
+from bench.workload.flops import Flops
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class RankReport:
 
     window_s: list[float]
     peak_memory_bytes: int | None
-    host_peak_rss_bytes: int
+    host_peak_rss_bytes: int | None
+    energy: Energy | None
+    clocks: Clocks | None
     checks: list[Check]
     fallbacks: dict[str, int]
 
@@ -59,7 +69,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     events.enter(Phase.BUILD)
     begin = time.perf_counter()
     device = backend.open(case.knobs, world)
-    peers, collectives = _meet(world, device, Path(job.folder))
+    peers, collectives = meet(world, device, Path(job.folder))
     alignment = Alignment(
         batches_per_execution=case.knobs.loader.batches_per_execution,
         gradient_accumulation=case.knobs.gradient_accumulation,
@@ -69,18 +79,30 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         built = building.build(job, world, device)
         build_s = time.perf_counter() - begin
         reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
-        found = headline.measure(case, built, device, alignment, backend, peers, reporter)
+        turns = of_job(job, events, peers, world.rank)
+        turns.wait_to_begin()
+        found = headline.measure(
+            case, built, device, alignment, backend, world, peers, reporter, turns
+        )
+        turns.wait_for_the_end()
         evidence = headline.evidence_of(case, built, device, found, collectives)
-        memory = device.peak_memory_bytes()
-        rss = host.peak_rss_bytes()
-        diagnosed, diagnose_s = _diagnose(
+        diagnosed, inspected, diagnose_s = _diagnose(
             job, world, device, built, alignment, found, peers, events
         )
-    evidence = replace(evidence, diagnostics=diagnosed)
+        counted = _counted(job, built)
+    evidence = replace(
+        evidence,
+        diagnostics=diagnosed,
+        inspection=inspected,
+        flops_per_sample=counted.per_sample,
+        peak=_peak(job, device, inspected),
+    )
     report = RankReport(
         window_s=found.measured.window_s,
-        peak_memory_bytes=memory,
-        host_peak_rss_bytes=rss,
+        peak_memory_bytes=found.peak_memory_bytes,
+        host_peak_rss_bytes=found.host_peak_rss_bytes,
+        energy=found.energy,
+        clocks=found.clocks,
         checks=audit(evidence),
         fallbacks=found.fallbacks(),
     )
@@ -102,6 +124,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         seed=job.seed,
         session=job.session,
         round=job.round,
+        in_turns=job.in_turns,
         started=started.isoformat(timespec="seconds"),
         phases=phases,
         micro_batches_per_window=found.measured.micro_batches_per_window,
@@ -122,12 +145,18 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         fallbacks=_summed([r.fallbacks for r in reports]),
         fence_residual_s=found.measured.residual_s,
         peak_memory_bytes=_largest([r.peak_memory_bytes for r in reports]),
-        host_peak_rss_bytes=max(r.host_peak_rss_bytes for r in reports),
+        host_peak_rss_bytes=_largest([r.host_peak_rss_bytes for r in reports]),
+        memory_window_bytes=found.memory_bytes,
+        energy=energy_of_all([r.energy for r in reports if r.energy is not None]),
+        clocks=clocks_of_all([r.clocks for r in reports if r.clocks is not None]),
         loss_first=found.loss_first,
         loss_last=found.loss_last,
         noise=found.noise,
         audit=worst_of([r.checks for r in reports]),
         diagnostics=diagnosed,
+        inspection=_with_reason(inspected, counted),
+        flops_per_sample=evidence.flops_per_sample,
+        peak=evidence.peak,
         actual=dict(evidence.actual),
     )
 
@@ -145,14 +174,6 @@ def worst_of(ranks: list[list[Check]]) -> list[Check]:
     return folded
 
 
-def _meet(world: World, device: Device, folder: Path) -> tuple[Peers, str | None]:
-    if world.size == 1:
-        return ALONE, None
-    join(world, device, folder)
-    evidence = prove_collectives(world, device)
-    return DistPeers(world, device), evidence
-
-
 def _diagnose(
     job: Job,
     world: World,
@@ -162,11 +183,12 @@ def _diagnose(
     found: Headline,
     peers: Peers,
     events: Events,
-) -> tuple[Diagnostics | None, float | None]:
+) -> tuple[Diagnostics | None, Inspection | None, float | None]:
     if not job.diagnose:
-        return None, None
+        return None, None, None
     events.enter(Phase.DIAGNOSE)
     begin = time.perf_counter()
+    feed = built.step.batches
     diagnosed = diagnostics.run(
         job.case.knobs,
         built,
@@ -177,7 +199,27 @@ def _diagnose(
         seed=job.seed + world.rank,
         peers=peers,
     )
-    return diagnosed, time.perf_counter() - begin
+    inspected = inspection.run(job.case.knobs, built, device, alignment, feed)
+    return diagnosed, inspected, time.perf_counter() - begin
+
+
+def _counted(job: Job, built: Built) -> Flops:
+    """Count a sample's operations once a run: they are the same in every launch."""
+    return flops.count(job.case.knobs, built.image_size) if job.index == 0 else Flops()
+
+
+def _peak(job: Job, device: Device, inspected: Inspection | None) -> Peak | None:
+    """Return the device's peak in the type of all products; null: in several, or not known."""
+    dtype = inspection.product_type(inspected) if inspected is not None else None
+    peak = device.peak(dtype, job.probe.device_model) if dtype is not None else None
+    return None if peak is None else Peak.model_validate(peak.model_dump())
+
+
+def _with_reason(inspected: Inspection | None, counted: Flops) -> Inspection | None:
+    if inspected is None or counted.reason is None:
+        return inspected
+    skipped = [*inspected.skipped, f"FLOPs: {counted.reason}"]
+    return inspected.model_copy(update={"skipped": skipped})
 
 
 def _largest(values: list[int | None]) -> int | None:

@@ -138,7 +138,20 @@ class ResidentBatches:
 def resident(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> ResidentBatches:
     """Return a pool on the device, with more batches than one graph holds."""
     at_least = knobs.loader.batches_per_execution + 1
-    pool = draw_pool(knobs, image_size, seed, at_least=at_least)
+    return _placed(draw_pool(knobs, image_size, seed, at_least=at_least), knobs, device)
+
+
+def repeated(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> ResidentBatches:
+    """Return one batch on the device, again and again: as many copies as one graph holds.
+
+    Copies, since a compiler that finds the same tensor twice in a graph may merge their work.
+    """
+    images, labels = draw_pool(knobs, image_size, seed)[0]
+    copies = range(knobs.loader.batches_per_execution)
+    return _placed([(images.clone(), labels.clone()) for _ in copies], knobs, device)
+
+
+def _placed(pool: list[Batch], knobs: Knobs, device: torch.device) -> ResidentBatches:
     dtype = torch.bfloat16 if knobs.precision == "bf16" else torch.float32
     return ResidentBatches(
         [(images.to(dtype).to(device), labels.to(device)) for images, labels in pool]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
@@ -58,7 +58,7 @@ class Step(ABC):
         """Every batch size that came out of the loader."""
         self.image_sizes: set[int] = set()
         """Every width that came out of the loader. Unit: pixels."""
-        self._input_type = _floating_type(module)
+        self._input_type = floating_type(module)
 
     @abstractmethod
     def advance(self, micro_batches: int) -> None:
@@ -129,7 +129,7 @@ class TrainStep(Step):
         self._engine = engine
         self.optimizer = optimizer
         self.counter = UpdateCounter(optimizer)
-        self._criterion = torch.nn.CrossEntropyLoss()
+        self.criterion: torch.nn.Module = torch.nn.CrossEntropyLoss()
         self._loss: torch.Tensor | None = None
         self._smallest = _smallest_parameters(module)
 
@@ -155,7 +155,7 @@ class TrainStep(Step):
 
     def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with self._device.autocast(self._knobs):
-            loss = self._criterion(self.module(images), labels)
+            loss = self.criterion(self.module(images), labels)
         every = self._knobs.gradient_accumulation
         # Dividing by one would still cost two operators, which no loop of one batch per update has.
         (loss if every == 1 else loss / every).backward()
@@ -193,30 +193,43 @@ class InferStep(Step):
 
 
 class MovedParameters:
-    """Remembers a sample of every trainable parameter, and tells how many tensors moved since."""
+    """Remembers a sample of every trainable parameter, and tells how many tensors moved since.
+
+    Args:
+        module: The model as it will be trained.
+        names: Its parameters to look at: those that were trainable when the model was built, so
+            that what is frozen later counts as not moved. Null: those that are trainable now.
+    """
 
     _SAMPLE = 256
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, names: Collection[str] | None = None) -> None:
         self._module = module
+        self._names = trainable_parameters(module) if names is None else frozenset(names)
         self._before = self._sample()
 
     def share(self) -> float:
-        """Return the share of trainable tensors that differ from the first sample."""
+        """Return the share of these tensors that differ from the first sample."""
         after = self._sample()
         moved = sum(not torch.equal(a, b) for a, b in zip(self._before, after, strict=True))
         return moved / len(after) if after else 0.0
 
     def _sample(self) -> list[torch.Tensor]:
         samples = []
-        for parameter in self._module.parameters():
-            if parameter.requires_grad:
+        for name, parameter in self._module.named_parameters():
+            if name in self._names:
                 flat = parameter.detach().cpu().flatten()
                 samples.append(flat[:: max(1, len(flat) // self._SAMPLE)].clone())
         return samples
 
 
-def _floating_type(module: torch.nn.Module) -> torch.dtype:
+def trainable_parameters(module: torch.nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that training is to change."""
+    return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
+
+
+def floating_type(module: torch.nn.Module) -> torch.dtype:
+    """Return the type into which a step turns the images for this module."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             return parameter.dtype

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.results.record import Clocks, Energy, Health, Peak
 from bench.results.store import new_id
 from tests.builders import MORNING, PASSED, a_case, a_launch, a_record
 
@@ -86,13 +87,19 @@ def _document(position: int) -> dict[str, object]:
         a_launch(
             index=index,
             window_s=[[1.0123456789 + 0.001 * window for window in range(10)]],
-            audit=PASSED * 9,
+            audit=PASSED * 20,
             fence_residual_s=[0.000123456] * 10,
             compile_s=12.3456,
             actual={"engine": "plain", "world": 1, "precision": "fp32", "threads": 2},
+            memory_window_bytes=[2**30] * 10,
+            energy=Energy(joules=123.456, seconds=10.2, source="a counter"),
+            clocks=Clocks(source="a counter", mhz_min=1000.0, mhz_max=2000.0),
+            flops_per_sample=7.464e9,
+            peak=Peak(flops_per_s=1e13, dtype="fp32", device="Test CPU", source="its data sheet"),
         )
         for index in range(3)
     ]
-    record = a_record(case, launches=launches, position=position)
+    health = Health(steps=10, loss_first=6.9, loss_last=2.3, loss_gap=0.01, learns=True)
+    record = a_record(case, launches=launches, position=position, health=health)
     document: dict[str, object] = record.model_dump(mode="json", by_alias=True)
     return document

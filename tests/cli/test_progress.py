@@ -9,7 +9,7 @@ import pytest
 
 from bench.backends.base import Probe, Refusal
 from bench.cli.progress import PlainProgress, TerminalProgress, listener
-from bench.results.record import Keys, Outcome, Phase
+from bench.results.record import Health, Keys, Outcome, Phase
 from bench.run.ending import End
 from bench.run.plan import Planned
 from bench.run.rounds import Progressing
@@ -18,7 +18,7 @@ from tests.builders import a_case, launches_of
 
 
 def a_progressing(name: str = "a", refused: bool = False, **measure: Any) -> Progressing:
-    settings = {"launches": 2, "budget_s": 20.0, "warmup_s": 1.0, **measure}
+    settings = {"launches": 2, "budget_s": 20.0, "warmup_s": 1.0, "health": False, **measure}
     planned = Planned(
         case=a_case(name, measure=settings),
         backend="cpu",
@@ -147,6 +147,53 @@ def test_the_next_launch_begins_its_phases_anew(told: Told) -> None:
         told.lines()
         told.progress.event(case, event(Phase.IMPORT))
         assert len(told.lines()) == 1
+
+
+def a_health(learns: bool | None, reason: str | None = None) -> Health:
+    return Health(
+        steps=10,
+        loss_first=6.9,
+        loss_last=4.25,
+        loss_gap=0.125,
+        first_loss_expected=6.9,
+        learns=learns,
+        reason=reason,
+    )
+
+
+def test_a_health_pass_is_expected_told_and_counted(told: Told) -> None:
+    # Launches of 16 s, and of the two cases one that is examined for about 10 s.
+    cases = [a_progressing("a", health=True), a_progressing("b")]
+    told.progress.begin(cases)
+    assert told.lines() == ["2 cases, 2 to launch, about 1:14"]
+    told.progress.health(cases[0])
+    told.progress.event(cases[0], event(Phase.HEALTH, done=0, total=10))
+    told.time_s += 30.0
+    told.progress.examined(cases[0], a_health(True), 30.0)
+    assert told.lines() == [
+        "quick / a on cpu: health pass",
+        "  training on one batch 0/10 (0:00 of about 1:14)",
+        "  it trains: loss 6.9 to 4.25 in 10 updates, +0.125 against fp32 "
+        "(0:30; 0:30 of about 1:34)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("learns", "words"),
+    [(False, "it does not train: no update"), (None, "whether it trains is unknown: no update")],
+)
+def test_a_case_that_does_not_train_says_why(told: Told, learns: bool | None, words: str) -> None:
+    case = a_progressing(health=True)
+    told.progress.begin([case])
+    told.progress.examined(case, a_health(learns, "no update"), 1.0)
+    assert told.lines()[-1].startswith(f"  {words} (")
+    stream = Terminal()
+    shown = listener(stream)
+    shown.begin([case])
+    shown.health(case)
+    shown.examined(case, a_health(learns, "no update"), 1.0)
+    assert "health pass" in stream.getvalue()
+    assert f"quick / a on cpu: {words}" in stream.getvalue()
 
 
 class Terminal(io.StringIO):

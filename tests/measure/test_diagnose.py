@@ -10,6 +10,7 @@ from bench.measure.diagnose import (
     latencies,
     latency,
     loader_share,
+    naive_clock,
     percentiles,
 )
 from bench.results.record import Latency
@@ -73,6 +74,79 @@ def test_the_loader_share_is_waiting_over_the_block() -> None:
     assert loader_share(target, EAGER, 8, target, clock=clock) == 0.25
     peers = FakePeers(slower_by=2.0)
     assert loader_share(target, EAGER, 8, target, clock=clock, peers=peers) == 0.5
+
+
+class BehindTheHost(FakeTarget):
+    """Issuing a micro-batch costs the host 1/64 s; the device takes longer, and runs behind."""
+
+    HOST_S = TICK / 4
+
+    def advance(self, micro_batches: int) -> None:
+        super().advance(micro_batches)
+        self.clock.spend(micro_batches * self.HOST_S)
+
+
+def test_the_naive_clock_reads_the_truth_where_work_is_done_when_a_call_returns() -> None:
+    class Eager(FakeTarget):
+        def advance(self, micro_batches: int) -> None:
+            super().advance(micro_batches)
+            super().fence()
+
+    clock = FakeClock()
+    found = naive_clock(Eager(clock, lambda i: TICK * (1 + i % 2)), EAGER, 4, clock=clock)
+    assert found == (6 * TICK, 1.5 * TICK, 4)
+
+
+def test_the_naive_clock_reads_the_issue_where_the_device_works_behind_the_host() -> None:
+    clock = FakeClock()
+    target = BehindTheHost(clock)
+    found = naive_clock(target, Alignment(1, 2, 0), 3, clock=clock)
+    # A step is two micro-batches: the host needs TICK / 2 for it, the device two TICKs.
+    assert (found.seconds, found.median_s, found.steps) == (6 * TICK / 4, TICK / 2, 3)
+
+
+def test_the_naive_clock_misses_the_graph_that_no_cut_has_sent_off() -> None:
+    class Lazy(BehindTheHost):
+        """A graph is executed when it is cut, and only then."""
+
+        def _cut(self) -> None:
+            if self._graph:
+                self.clock.spend(self.pending_s)
+                self.pending_s = 0.0
+            super()._cut()
+
+    clock = FakeClock()
+    target = Lazy(clock, cuts_every=4)
+    alignment = Alignment(4, 1, 3)
+    for micro_batches in (3, 4):
+        target.advance(micro_batches)
+        target.fence()
+    found = naive_clock(target, alignment, 2, clock=clock)
+    # Eight micro-batches in two graphs, of which the second is cut by the fence behind the clock:
+    # four are executed, eight are issued. All steps but that with the cut are only issued.
+    assert found == (4 * TICK + 8 * TICK / 4, TICK / 4, 8)
+
+
+def test_the_naive_clock_leaves_nothing_unfinished_and_ends_at_an_edge() -> None:
+    clock = FakeClock()
+    target = FakeTarget(clock, cuts_every=4)
+    alignment = Alignment(4, 2, 3)
+    target.advance(alignment.lead_in)
+    target.fence()
+    naive_clock(target, alignment, 3, clock=clock)
+    assert target.pending_s == 0
+    assert target.issued == alignment.lead_in + 12
+    assert len(target.graphs[1:]) == 3
+    assert {len(graph) for graph in target.graphs[1:]} == {4}
+
+
+def test_the_naive_clock_takes_the_slowest_rank_and_needs_a_step() -> None:
+    clock = FakeClock()
+    peers = FakePeers(slower_by=2.0)
+    target = BehindTheHost(clock)
+    assert naive_clock(target, EAGER, 4, clock=clock, peers=peers).seconds == 2 * TICK
+    with pytest.raises(ValueError, match="periods=0"):
+        naive_clock(target, EAGER, 0, clock=clock)
 
 
 def test_latencies_are_single_fenced_steps() -> None:

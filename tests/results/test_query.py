@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.results.query import QueryError, columns, where
-from bench.results.rows import Row
+from bench.results.row import Row
 
 FAST = Row(
     scenario="quick",

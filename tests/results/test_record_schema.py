@@ -12,12 +12,18 @@ from bench.results.json_schema import publication_json_schema, record_json_schem
 from bench.results.record import (
     Check,
     CheckResult,
+    Clocks,
     Device,
+    Energy,
+    Health,
+    Inspection,
     Launch,
     Outcome,
+    Peak,
     Phase,
     Record,
     Verdict,
+    Weight,
 )
 from bench.results.store import Store
 from tests.builders import a_case, a_launch, a_record, launches_of
@@ -52,6 +58,24 @@ RECORDS = {
             )
         ],
         device=Device(model="Test", count=2, flavour="CPU"),
+    ),
+    "what it used and whether it learns": a_record(
+        launches=[
+            a_launch(
+                energy=Energy(joules=1.5, seconds=2.0, source="a counter"),
+                clocks=Clocks(source="a driver", mhz_min=1.0, mhz_max=2.0, throttled=["heat"]),
+                inspection=Inspection(matmul_types={"bf16": 39}, skipped=["nothing"]),
+                flops_per_sample=5e9,
+                peak=Peak(flops_per_s=1e12, dtype="bf16", device="H1", source="its data sheet"),
+                memory_window_bytes=[1, 2],
+                audit=[
+                    Check(name=w.value, result=CheckResult.FAIL, evidence="9 %", weight=w)
+                    for w in Weight
+                ],
+            ),
+            a_launch(index=1, energy=Energy(reason="no counter")),
+        ],
+        health=Health(steps=10, loss_gap=0.1, learns=False, reason="it stood still"),
     ),
     **{
         outcome.value: a_record(

@@ -8,16 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.record import Check, CheckResult, Device, Outcome, Publication, Record, Verdict
-from bench.results.rows import Row, beside, rows_of, rows_of_claims
+from bench.results.prices import Price, Prices
+from bench.results.record import (
+    Check,
+    CheckResult,
+    Device,
+    Diagnostics,
+    Energy,
+    Health,
+    Outcome,
+    Peak,
+    Publication,
+    Record,
+    Verdict,
+    Weight,
+)
+from bench.results.row import Row
+from bench.results.rows import beside, rows_of, rows_of_claims
 from bench.results.store import Stored
 from tests.builders import MORNING, a_case, a_launch, a_record, launches_of
 
 LATER = MORNING + dt.timedelta(hours=1)
 
 
-def table(*records: Record) -> list[Row]:
-    return rows_of(Stored(r, Path("results"), Path(f"runs/{r.id}.json")) for r in records)
+def table(*records: Record, prices: Prices | None = None) -> list[Row]:
+    stored = (Stored(r, Path("results"), Path(f"runs/{r.id}.json")) for r in records)
+    return rows_of(stored, prices)
 
 
 def rows_by_case(*records: Record) -> dict[str, Row]:
@@ -104,12 +120,110 @@ class TestFigures:
         assert (row.outcome, row.reason, row.remedy) == ("oom", "17 GiB asked", "less batch")
         assert row.samples_per_s is row.speedup is row.verdict is None
 
+    def test_a_case_without_a_number_owns_no_figures_of_the_launches_it_had(self) -> None:
+        noisy = Check(name="q", result=CheckResult.FAIL, evidence="e", weight=Weight.NOISY)
+        energy = Energy(joules=12.0, seconds=0.8, source="a counter")
+        launches = launches_of(10.0, energy=energy, audit=[noisy])
+        (row,) = table(a_record(outcome=Outcome.INTERRUPTED, reason="^C", launches=launches))
+        assert row.launches == 1
+        assert row.energy_j_per_sample is row.mfu is row.naive_ratio is row.audit_noise is None
+
     def test_settings_are_the_knobs_that_differ_from_their_defaults(self) -> None:
         knobs = {"batch_size": 16, "data": {"workers": 2}, "seed": 5}
         (row,) = table(a_record(a_case(knobs=knobs)))
         assert row.settings == "data.workers=2, batch_size=16"
         (row,) = table(a_record(a_case(knobs={"task": "infer"})))
         assert row.settings == "task=infer"
+
+
+class TestWhatItUsed:
+    def test_energy_and_utilisation_come_with_their_sources(self) -> None:
+        launches = launches_of(
+            10.0,
+            energy=Energy(joules=12.0, seconds=0.8, source="a counter"),
+            flops_per_sample=5e9,
+            peak=Peak(flops_per_s=1e12, dtype="bf16", device="H1", source="its data sheet"),
+        )
+        (row,) = table(a_record(launches=launches))
+        assert row.energy_j_per_sample == pytest.approx(1.5)
+        assert row.energy_source == "a counter"
+        assert row.flops_per_sample == 5e9
+        assert row.mfu == pytest.approx(0.05)
+        assert row.mfu_source == "1 TFLOP/s, bf16, H1 (its data sheet)"
+
+    def test_cost_follows_from_the_price_file(self) -> None:
+        def price(backend: str, currency: str) -> Price:
+            return Price(
+                instance="box",
+                device="Test*",
+                backend=backend,
+                price_per_hour=3.6,
+                currency=currency,
+                date="2026-11-01",
+                source="price list",
+            )
+
+        given = Prices("p.yaml", [price("cpu", "USD"), price("xla", "EUR")])
+        records = [a_record(launches=launches_of(10.0), backend=b) for b in ("cpu", "xla", "toy")]
+        rows = {row.backend: row for row in table(*records, prices=given)}
+        assert rows["cpu"].cost_per_million_samples == pytest.approx(100.0)
+        assert rows["cpu"].cost_source == "box at 3.6 USD an hour (2026-11-01, price list)"
+        # Two currencies stand beside each other, and neither is converted.
+        assert rows["xla"].cost_per_million_samples == pytest.approx(100.0)
+        assert [rows[b].currency for b in ("cpu", "xla", "toy")] == ["USD", "EUR", None]
+        assert rows["toy"].cost_per_million_samples is None
+        (row,) = table(a_record(launches=launches_of(10.0)))
+        assert row.cost_per_million_samples is row.currency is row.cost_source is None
+
+    def test_the_naive_clock_stands_beside_the_true_one(self) -> None:
+        (launch,) = launches_of(10.0)
+        found = Diagnostics(naive_samples_per_s=50.0)
+        (row,) = table(a_record(launches=[launch.model_copy(update={"diagnostics": found})]))
+        assert row.naive_samples_per_s == 50.0
+        assert row.naive_ratio == pytest.approx(5.0)
+
+    def test_what_an_older_record_does_not_hold_is_null(self) -> None:
+        (row,) = table(a_record())
+        for name in (
+            *("learns", "loss_gap", "learned_share", "health_reason", "flops_per_sample", "mfu"),
+            *("mfu_source", "energy_j_per_sample", "energy_source", "cost_per_million_samples"),
+            *("currency", "cost_source", "naive_samples_per_s", "naive_ratio", "audit_remarks"),
+            "audit_noise",
+        ):
+            assert getattr(row, name) is None, name
+
+
+class TestTraining:
+    def test_a_row_repeats_what_the_health_pass_found(self) -> None:
+        health = Health(
+            steps=10, loss_gap=4.6, learned_share=0.01, learns=False, reason="its loss stood still"
+        )
+        (row,) = table(a_record(health=health))
+        assert (row.learns, row.loss_gap, row.learned_share) == (False, 4.6, 0.01)
+        assert row.health_reason == "its loss stood still"
+        assert row.verdict == "measured"
+
+
+class TestLighterFailures:
+    @staticmethod
+    def check(weight: Weight, name: str = "a_check") -> Check:
+        return Check(name=name, result=CheckResult.FAIL, evidence="9 %", weight=weight)
+
+    def test_are_told_in_words_and_leave_the_audit_passed(self) -> None:
+        passed = Check(name="fine", result=CheckResult.PASS, evidence="0 %")
+        audit = [passed, self.check(Weight.REMARK), self.check(Weight.NOISY, "another")]
+        (row,) = table(a_record(launches=[a_launch(audit=audit)]))
+        assert row.audit == "pass"
+        assert row.audit_remarks == "a_check: 9 %"
+        assert row.audit_noise == "another: 9 %"
+
+    def test_of_several_launches_are_told_once(self) -> None:
+        launches = [
+            a_launch(index=i, audit=[self.check(Weight.REMARK), self.check(Weight.REMARK, "two")])
+            for i in range(3)
+        ]
+        (row,) = table(a_record(launches=launches))
+        assert row.audit_remarks == "a_check: 9 %; two: 9 %"
 
 
 class TestSpeedup:

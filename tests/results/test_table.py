@@ -13,11 +13,31 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bench.results.record import Check, CheckResult, Device, Outcome, Record, Verdict
-from bench.results.rows import Row, rows_of
+from bench.results.prices import Price, Prices
+from bench.results.record import (
+    Check,
+    CheckResult,
+    Device,
+    Health,
+    Outcome,
+    Record,
+    Verdict,
+)
+from bench.results.row import Row
+from bench.results.rows import rows_of
 from bench.results.store import Problem, Store, Stored, StoreError
 from bench.results.table import PUBLISHED, Format, Table, read, read_claims, write
-from bench.results.wording import figure, is_wide, rough, speedup, with_interval
+from bench.results.wording import (
+    figure,
+    is_wide,
+    remarks,
+    rough,
+    signed,
+    speedup,
+    standing,
+    with_interval,
+)
+from bench.scenarios.errors import ScenarioError
 from tests.builders import MORNING, a_case, a_record, launches_of
 
 PROMISED = {
@@ -266,6 +286,159 @@ class TestTerminal:
         assert [line.split() for line in lines if "loader" in line] == [["loader-worker", "1"]]
 
 
+UNLEARNED = Health(
+    steps=10,
+    loss_gap=4.6081,
+    learned_share=0.004,
+    learns=False,
+    reason="its loss went from 6.906 to 6.906 in 10 updates, fp32's from 6.911 to 2.298",
+)
+LEARNED = Health(steps=10, loss_gap=-0.0123, learned_share=1.01, learns=True)
+
+
+def used(**changes: object) -> Row:
+    """Return a row with every figure about what it used."""
+    given = {
+        "mfu": 0.1423,
+        "mfu_source": "989 TFLOP/s, bf16, H1 (its data sheet)",
+        "energy_j_per_sample": 0.1234,
+        "energy_source": "a counter",
+        "cost_per_million_samples": 22.7,
+        "currency": "USD",
+        "cost_source": "box at 3.6 USD an hour (2026-11-01, price list)",
+    }
+    return rows()[0].model_copy(update=given | changes)
+
+
+def learning() -> list[Row]:
+    """Return a row that learns and one that does not."""
+    both = [
+        a_record(a_case("fp32"), launches=launches_of(10.0, 11.0), health=LEARNED),
+        a_record(
+            a_case("pure-bf16", knobs={"precision": "bf16"}),
+            launches=launches_of(20.0, 22.0, peak_memory_bytes=3 * 2**30, compile_s=32.0),
+            health=UNLEARNED,
+            position=1,
+        ),
+    ]
+    return rows_of(Stored(r, Path("results"), Path(f"{r.id}.json")) for r in both)
+
+
+class TestTraining:
+    def test_a_row_that_does_not_learn_says_so_beside_its_verdict(self) -> None:
+        text = written(Table(learning()), Format.RICH, width=140)
+        line = next(line for line in text.splitlines() if line.startswith("pure-bf16"))
+        assert line.rstrip().endswith("measured, does not learn")
+        assert "+4.608" in line
+        assert "-0.012" in text
+        assert "pure-bf16 (measured, does not learn)" in text
+        told = " ".join(text.split())
+        assert "does not learn: its loss went from 6.906 to 6.906 in 10 updates, fp32's" in told
+        assert "1 row does not learn: the speed is that of a training that no longer" in told
+        assert "loss gap: loss after some steps on one batch, less that of fp32; nats" in text
+
+    @pytest.mark.parametrize("width", [60, 80, 100, 120])
+    def test_the_mark_takes_two_lines_before_it_costs_a_column(self, width: int) -> None:
+        lines = written(Table(learning()), Format.RICH, width=width).splitlines()
+        assert max(len(line) for line in lines) <= width
+        at = next(i for i, line in enumerate(lines) if line.startswith("pure-bf16"))
+        both = " ".join(f"{lines[at]} {lines[at + 1]}".split())
+        assert both.endswith("does not learn")
+        assert "measured," in both
+
+    def test_a_noisy_row_that_does_not_learn_says_both(self) -> None:
+        row = learning()[1].model_copy(update={"verdict": "noisy"})
+        assert standing(row) == "noisy, does not learn"
+
+    def test_every_format_has_the_mark(self) -> None:
+        row = written(Table(learning()), Format.MARKDOWN).splitlines()[3]
+        assert "| +4.608 |" in row
+        assert "| measured, does not learn |" in row
+        document = orjson.loads(written(Table(learning()), Format.JSON))
+        assert [row["learns"] for row in document["rows"]] == [True, False]
+        assert [row["verdict"] for row in document["rows"]] == ["measured", "measured"]
+        lines = list(csv.DictReader(io.StringIO(written(Table(learning()), Format.CSV))))
+        assert [line["learns"] for line in lines] == ["True", "False"]
+
+    def test_rows_that_learn_have_no_mark_and_no_warning(self) -> None:
+        text = written(Table(learning()[:1]), Format.RICH, width=120)
+        assert "not learn" not in text
+        assert "loss gap" in text
+
+    def test_a_table_without_any_health_has_no_such_column(self) -> None:
+        assert "loss gap" not in written(Table(rows()), Format.RICH, width=120)
+        assert "loss gap" not in written(Table(rows()), Format.MARKDOWN)
+
+
+class TestWhatItUsed:
+    def test_figures_have_columns_where_any_row_has_them_and_cite_their_sources(self) -> None:
+        text = written(Table([used(), rows()[1]]), Format.RICH, width=200)
+        for words in (
+            *("MFU", "14.2 %", "J/sample", "0.1234", "cost/M", "22.70 USD"),
+            "MFU: the model's FLOP/s over the device's peak in the type of its products",
+            "cost/M: of a million samples, by the price file",
+        ):
+            assert words in text
+        notes = [" ".join(line.split()) for line in text.splitlines()]
+        assert "cost/M box at 3.6 USD an hour (2026-11-01, price list)" in notes
+        assert "MFU 989 TFLOP/s, bf16, H1 (its data sheet)" in notes
+        assert "J/sample a counter" in notes
+        for words in ("MFU", "J/sample", "cost/M"):
+            assert words not in written(Table(rows()), Format.RICH, width=200)
+
+    def test_two_currencies_stand_beside_each_other(self) -> None:
+        other = used(case="other", currency="EUR", cost_source="crate at 2 EUR an hour (a, b)")
+        text = written(Table([used(), other]), Format.RICH, width=200)
+        assert "22.70 USD" in text
+        assert "22.70 EUR" in text
+        assert "crate at 2 EUR an hour (a, b)" in text
+        assert "box at 3.6 USD an hour" in text
+
+    def test_the_number_the_loss_gap_and_the_cost_outlast_the_other_columns(self) -> None:
+        row = used(loss_gap=0.5, learns=True, loader_wait_share=0.1, compile_warm_s=3.0)
+        head = next(
+            line
+            for line in written(Table([row]), Format.RICH, width=80).splitlines()
+            if line.startswith("case")
+        )
+        names = {" ".join(part.split()) for part in head.split("   ")} - {""}
+        assert names == {"case", "samples/s", "speed-up", "loss gap", "cost/M", "verdict"}
+
+    def test_what_a_hidden_column_rests_on_is_not_cited(self) -> None:
+        text = written(Table([used()]), Format.RICH, width=80)
+        assert "box at 3.6 USD" in text
+        assert "J/sample" in text.partition("no room for:")[2]
+        assert "a counter" not in text
+
+    def test_markdown_has_them_too_with_their_sources_below(self) -> None:
+        lines = written(Table([used()]), Format.MARKDOWN).splitlines()
+        assert "| 14.2 % | 0.1234 | 22.70 USD |" in lines[2]
+        assert "- cost/M: box at 3.6 USD an hour (2026-11-01, price list)" in lines
+        assert "- J/sample: a counter" in lines
+
+    def test_all_of_it_can_be_asked_for_by_name(self) -> None:
+        names = ["case", "mfu", "energy_j_per_sample", "cost_per_million_samples", "currency"]
+        text = written(Table([used()], columns=names), Format.CSV)
+        assert text.splitlines()[1] == "baseline,0.1423,0.1234,22.7,USD"
+
+
+class TestRemarks:
+    def test_remarks_and_noise_are_notes_below_the_table(self) -> None:
+        row = rows()[0].model_copy(
+            update={
+                "audit_remarks": "loader_bound: 43 % of the time",
+                "audit_noise": "clocks_held: 12 % below",
+            }
+        )
+        assert remarks(row) == ["clocks_held: 12 % below", "loader_bound: 43 % of the time"]
+        text = written(Table([row]), Format.RICH, width=120)
+        assert "clocks_held: 12 % below; loader_bound: 43 % of the time" in text
+
+    def test_a_noisy_rows_reason_is_not_repeated(self) -> None:
+        row = rows()[1].model_copy(update={"audit_noise": "machine_quiet: others used 12 %"})
+        assert remarks(row) == ["other programs used 12 % of the CPU time"]
+
+
 class TestReading:
     def test_the_records_of_several_folders_make_one_table(self, tmp_path: Path) -> None:
         for folder, record in zip(("a", "b"), records(), strict=False):
@@ -287,6 +460,22 @@ class TestReading:
         table = read([tmp_path], conditions=["data.workers=1"], columns="case,verdict")
         assert [row.case for row in table.rows] == ["loader-worker"]
         assert table.columns == ["case", "verdict"]
+
+    def test_prices_make_costs_of_what_was_read(self, tmp_path: Path) -> None:
+        Store(tmp_path).append(a_record(launches=launches_of(10.0)))
+        price = Price(
+            instance="box",
+            device="Test CPU",
+            price_per_hour=3.6,
+            currency="USD",
+            date="2026-11-01",
+            source="price list",
+        )
+        (row,) = read([tmp_path], prices=Prices("p.yaml", [price])).rows
+        assert row.cost_per_million_samples == pytest.approx(100.0)
+        twice = Prices("p.yaml", [price, price])
+        with pytest.raises(ScenarioError, match=r"p\.yaml: prices\[0\] \(box\) and prices\[1\]"):
+            read([tmp_path], prices=twice)
 
     def test_a_folder_that_is_missing_is_said_so(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="does not exist"):
@@ -355,10 +544,25 @@ class TestPublished:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1027.39, "1027"), (251.98, "252.0"), (12.345, "12.35"), (0.01234, "0.01234"), (0.0, "0.000")],
+    [
+        (1027.39, "1027"),
+        (251.98, "252.0"),
+        (99.999, "100.0"),
+        (0.99999, "1.000"),
+        (12.345, "12.35"),
+        (0.01234, "0.01234"),
+        (0.0, "0.000"),
+    ],
 )
 def test_a_figure_has_four_significant_digits(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"), [(4.6081, "+4.608"), (-0.0123, "-0.012"), (-0.0004, "0.000")]
+)
+def test_a_loss_gap_has_a_sign_where_it_is_any(difference: float, text: str) -> None:
+    assert signed(difference) == text
 
 
 def test_the_bounds_have_the_decimals_of_the_estimate() -> None:

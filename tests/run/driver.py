@@ -44,6 +44,7 @@ measure:
   warmup_s: 0
   warmup_cap_s: 20
   diagnostics: false
+  health: false
 """
 
 

@@ -104,12 +104,16 @@ class TestRanks:
 
     def test_under_torchrun_every_rank_runs_in_place_and_rank_0_records(self, bench: Bench) -> None:
         scenario = bench.scenario("inplace")
-        finished = bench.run(scenario, "--set", "task=train", command=TORCHRUN)
+        settings = ("--set", "task=train", "--set", "measure.health=true")
+        finished = bench.run(scenario, *settings, command=TORCHRUN)
         assert finished.code == 0, finished.stderr
         (row,) = finished.rows
         assert (row["outcome"], row["processes"], row["launches"]) == ("ok", 2, 1)
         (record,) = bench.records()
         assert len(record.launches[0].window_s) == 2
+        assert record.health is not None
+        assert record.health.learns is None
+        assert "run the case with --processes P" in (record.health.reason or "")
         assert bench.processes() == []
 
     def test_under_torchrun_two_cases_are_one_too_many(self, bench: Bench) -> None:

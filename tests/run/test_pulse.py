@@ -62,6 +62,26 @@ def test_a_window_that_is_announced_as_long_may_be_silent_for_long(clock: Clock)
     assert pulse.silent_rank() is not None
 
 
+def test_a_rank_that_waits_for_its_turn_is_not_silent(clock: Clock) -> None:
+    pulse = launching._Pulse(1, hang_s=120)
+    stepping(clock, pulse, gap_s=1.0)
+    pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
+
+    clock.now += 3600
+    assert pulse.silent_rank() is None
+
+
+def test_a_rank_that_falls_silent_in_its_turn_is_hung(clock: Clock) -> None:
+    pulse = launching._Pulse(1, hang_s=120)
+    stepping(clock, pulse, gap_s=1.0)
+    pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
+    clock.now += 3600
+    pulse.hear(Event(rank=0, phase=Phase.MEASURE))
+
+    clock.now += 121
+    assert pulse.silent_rank() == (0, 121)
+
+
 def test_a_compilation_in_the_first_warm_up_groups_is_left_to_the_timeout(clock: Clock) -> None:
     pulse = launching._Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0, groups=1)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from bench.backends.base import Probe, Refusal
-from bench.results.record import Keys, Outcome
+from bench.results.record import (
+    Check,
+    CheckResult,
+    Keys,
+    Launch,
+    Noise,
+    Outcome,
+    Verdict,
+    Weight,
+)
 from bench.run import recording
 from bench.run.plan import Planned
-from tests.builders import a_case
+from tests.builders import a_case, a_launch
 
 
 def a_plan(probe: Probe, refusals: list[Refusal] | None = None) -> Planned:
@@ -51,3 +60,44 @@ def test_a_refusal_is_told_without_folders() -> None:
 
 def test_a_case_with_nothing_in_its_way_is_not_refused() -> None:
     assert recording.refused(a_plan(Probe(backend="cpu", available=True))) is None
+
+
+QUIET = Noise(co_tenant_share=0.01)
+HELD = Check(name="clocks_held", result=CheckResult.PASS, evidence="3000 MHz", weight=Weight.NOISY)
+THROTTLED = HELD.model_copy(update={"result": CheckResult.FAIL, "evidence": "too hot"})
+LEAKS = Check(name="memory_flat", result=CheckResult.FAIL, evidence="grows")
+LOADS = Check(name="loader_bound", result=CheckResult.FAIL, evidence="waits", weight=Weight.REMARK)
+
+
+def launches(*audits: list[Check], noise: Noise = QUIET) -> list[Launch]:
+    return [a_launch(index=i, audit=audit, noise=noise) for i, audit in enumerate(audits)]
+
+
+def test_a_quiet_machine_with_held_clocks_is_measured() -> None:
+    assert recording.judge(launches([HELD], [HELD])) == (Verdict.MEASURED, None)
+
+
+def test_a_failed_noisy_check_makes_the_row_noisy_with_its_reason() -> None:
+    assert recording.judge(launches([HELD], [THROTTLED], [HELD])) == (
+        Verdict.NOISY,
+        "1 of 3 launches: clocks_held: too hot",
+    )
+
+
+def test_what_the_noise_monitor_says_comes_first() -> None:
+    loud = Noise(co_tenant_share=0.5, reasons=["other processes used 50 %"])
+    assert recording.judge(launches([THROTTLED], noise=loud)) == (
+        Verdict.NOISY,
+        "1 of 1 launches: other processes used 50 %",
+    )
+
+
+def test_a_wrong_number_is_suspect_however_noisy_it_was() -> None:
+    assert recording.judge(launches([THROTTLED, LEAKS])) == (
+        Verdict.SUSPECT,
+        "memory_flat: grows",
+    )
+
+
+def test_a_remark_leaves_the_number_measured() -> None:
+    assert recording.judge(launches([HELD, LOADS])) == (Verdict.MEASURED, None)

@@ -12,7 +12,7 @@ import pytest
 
 from bench.backends.base import Probe, Refusal
 from bench.results import statistics
-from bench.results.record import Keys, Launch, Outcome, Phase, Record
+from bench.results.record import Health, Keys, Launch, Outcome, Phase, Record
 from bench.results.scratch import Scratch
 from bench.results.store import Store
 from bench.run.ending import End
@@ -29,7 +29,7 @@ Answer = Callable[[Order], Launch | End]
 
 
 def a_plan(name: str, position: int = 0, **fields: Any) -> Planned:
-    measure = {"launches": fields.pop("launches", 3), **fields.pop("measure", {})}
+    measure = {"launches": fields.pop("launches", 3), "health": False, **fields.pop("measure", {})}
     return Planned(
         case=a_case(name, knobs=fields.pop("knobs", {}), measure=measure),
         backend="cpu",
@@ -76,6 +76,12 @@ class Quiet:
         pass
 
     def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
+        pass
+
+    def health(self, case: Progressing) -> None:
+        self.log.append(f"health {case.planned.case.case}")
+
+    def examined(self, case: Progressing, health: Health, seconds: float) -> None:
         pass
 
     def recorded(self, case: Progressing) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.running import _stop_on_signals
+from bench.cli.running import stop_on_signals
 
 
 def test_a_signal_that_whoever_started_us_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _stop_on_signals() as received:
+        with stop_on_signals() as received:
             os.kill(os.getpid(), signal.SIGHUP)
             assert received == []
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -29,7 +29,7 @@ def test_a_signal_that_asks_to_stop_is_noted_once_and_handlers_come_back(
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    with _stop_on_signals() as received:
+    with stop_on_signals() as received:
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == [signal.SIGTERM]
 

@@ -35,7 +35,7 @@ classes: 10
 batch_size: 64
 optimizer: sgd
 data: {{ source: cached }}
-measure: {{ launches: 1, budget_s: 1.0, windows: 4, warmup_s: 0.0 }}
+measure: {{ launches: 1, budget_s: 1.0, windows: 4, warmup_s: 0.0, health: false }}
 """
 CASES = """\
 cases:

@@ -124,10 +124,10 @@ def test_other_software_or_another_method_is_another_fingerprint(what: dict[str,
 
 @pytest.mark.parametrize("field", list(Measure.model_fields))
 def test_every_field_of_the_protocol_changes_the_fingerprint(field: str) -> None:
-    other: Any = {"diagnostics": False, "precision_target": 1.0}.get(
+    other: Any = {"diagnostics": False, "health": False, "precision_target": 1.0}.get(
         field, getattr(Measure(), field)
     )
-    other = other if field in ("diagnostics", "precision_target") else other + 1
+    other = other if field in ("diagnostics", "health", "precision_target") else other + 1
     changed = Measure.model_validate({field: other})
     assert fingerprint(Knobs(), Measure()) != fingerprint(Knobs(), changed)
 

@@ -69,8 +69,8 @@ def test_a_value_may_hold_an_equals_sign() -> None:
         (["seed=1", "seed=2"], "--set seed: is given twice; remove one of the two"),
         (
             ["model=!!python/name:os.system x"],
-            "--set model: line 1, column 1: the tag !!python/name:os.system is refused: a "
-            "scenario is plain data; remove the tag",
+            "--set model: line 1, column 1: the tag !!python/name:os.system is refused: only "
+            "plain data is read; remove the tag",
         ),
     ],
 )

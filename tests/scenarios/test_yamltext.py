@@ -77,7 +77,7 @@ def test_a_repeated_key_is_named_with_its_second_place() -> None:
 def test_a_tag_is_refused_and_nothing_is_built(tag: str) -> None:
     message = refusal(f"model: {tag} [ls]")
     assert message.startswith("mine.yaml: line 1, column 8: the tag ")
-    assert "a scenario is plain data" in message
+    assert "only plain data is read" in message
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.backends import peaks
+
 TINY = [
     "--set=model_kwargs={img_size: 32, patch_size: 8, embed_dim: 64, depth: 2, num_heads: 2}",
     "--set=classes=10",
@@ -42,6 +44,9 @@ def main() -> None:
         ]
         assert any(row["samples_per_s"] == 1027.39 for row in claims), claims
         assert json.loads(bench("schema", "record", cwd=folder))["title"] == "Record"
+        peak = peaks.load().find("NVIDIA H200", "bf16")
+        assert peak is not None
+        assert peak.flops_per_s == 989.5e12
         if importlib.util.find_spec("torch") is None:
             print("installed: list, show, table and schema work without torch")
             return

@@ -3,4 +3,15 @@
 from importlib.util import find_spec
 
 _HAS_TORCH = bool(find_spec("torch") and find_spec("timm"))
-collect_ignore_glob = [] if _HAS_TORCH else ["test_actual.py", "test_launch.py", "test_ranks.py"]
+collect_ignore_glob = (
+    []
+    if _HAS_TORCH
+    else [
+        "test_actual.py",
+        "test_health.py",
+        "test_inspection.py",
+        "test_launch.py",
+        "test_machine_figures.py",
+        "test_ranks.py",
+    ]
+)

@@ -157,6 +157,20 @@ def test_a_wrapper_that_dynamo_gave_up_on_does_not_count_as_compiled(tmp_path: P
     assert found(wanted, device, built)["compile"] == "none"
 
 
+def test_a_compilation_for_another_backend_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path,
+) -> None:
+    """`eager` wraps the module and compiles frames like any other, and generates no code."""
+    _, device, built = run(tmp_path, {})
+    torch._dynamo.reset()
+    built.step.module = torch.compile(built.step.module, backend="eager")
+    built.step.advance(1)
+    wanted = a_case({"compile": "inductor"}).knobs
+    result, evidence = judged(wanted, found(wanted, device, built), built)
+    assert result is CheckResult.FAIL
+    assert "compile: asked inductor, ran eager" in evidence
+
+
 def test_a_proof_by_computing_outranks_the_types_that_torch_shows(tmp_path: Path) -> None:
     knobs, device, built = run(tmp_path, {})
     proven = dataclasses.replace(built, proven={"precision": "bf16-env", "float32_is": "bf16"})

@@ -16,7 +16,7 @@ import torch
 from bench.audit.checks import CHECKS
 from bench.backends.base import World
 from bench.measure.noise import NoiseMonitor
-from bench.results.record import CheckResult, Launch
+from bench.results.record import CheckResult, Launch, Weight
 from bench.results.statistics import launch_value
 from bench.worker import headline, session
 from bench.worker.events import Events
@@ -40,7 +40,12 @@ def launched(folder: Path, *, diagnose: bool = False, **settings: Any) -> Launch
 
 
 def failed_checks(launch: Launch) -> set[str]:
-    return {check.name for check in launch.audit if check.result is CheckResult.FAIL}
+    """Return the failed checks but for what the machine and the loader are to blame for."""
+    return {
+        check.name
+        for check in launch.audit
+        if check.result is CheckResult.FAIL and check.weight is Weight.SUSPECT
+    }
 
 
 def test_a_training_launch_reports_its_windows_and_passes_its_audit(tmp_path: Path) -> None:
@@ -114,6 +119,14 @@ def test_the_diagnostic_pass_finds_the_loaders_share_and_the_twin_without_it(
     assert 0.5 < diagnosed.loader_wait_share < 1
     assert diagnosed.device_twin_samples_per_s is not None
     assert diagnosed.device_twin_samples_per_s > 1.5 * launch_value(launch)
+    [bound] = [check for check in launch.audit if check.name == "loader_bound"]
+    assert (bound.result, bound.weight) == (CheckResult.FAIL, Weight.REMARK)
+    assert "the loader holds it back" in bound.evidence
+    assert diagnosed.naive_samples_per_s is not None
+    # Work is done when a call returns, so on this device the naive clock is right.
+    assert 0.5 < diagnosed.naive_samples_per_s / launch_value(launch) < 2
+    assert diagnosed.naive_step_ms_median is not None
+    assert diagnosed.naive_step_ms_median > 0
     assert diagnosed.doubling_ratio is not None
     assert 1 < diagnosed.doubling_ratio < 4
     assert diagnosed.latency is None

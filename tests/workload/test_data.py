@@ -186,3 +186,26 @@ def test_a_folder_with_more_classes_than_the_model_names_the_remedy(folder: Path
     wanted = knobs(f"folder:{folder}").model_copy(update={"classes": 2})
     with pytest.raises(BadCase, match="3 classes and the model 2: set classes=3"):
         data.loader(wanted, SIZE, 0)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_one_batch_comes_again_and_again_as_a_tensor_of_its_own_within_a_graph(
+    precision: str, dtype: str
+) -> None:
+    wanted = Knobs.model_validate(
+        {
+            "batch_size": 2,
+            "precision": precision,
+            "data": {"source": "device", "pool": 1},
+            "loader": {"batches_per_execution": 3},
+        }
+    )
+    cpu = torch.device("cpu")
+    batches = list(itertools.islice(data.repeated(wanted, 4, 5, cpu), 7))
+    assert all(torch.equal(images, batches[0][0]) for images, _ in batches)
+    assert all(torch.equal(labels, batches[0][1]) for _, labels in batches)
+    assert batches[0][0].dtype == getattr(torch, dtype)
+    assert len({images.data_ptr() for images, _ in batches[:3]}) == 3
+    assert batches[3][0].data_ptr() == batches[0][0].data_ptr()
+    other = next(iter(data.repeated(wanted, 4, 6, cpu)))
+    assert not torch.equal(other[0], batches[0][0])

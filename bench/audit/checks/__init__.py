@@ -11,9 +11,19 @@ from collections.abc import Callable, Mapping
 
 from bench.audit.checks.clock import fence_waits, no_compile_in_window, steady_state
 from bench.audit.checks.device import executions_counted, no_fallbacks
-from bench.audit.checks.machine import machine_quiet
+from bench.audit.checks.loader import loader_bound
+from bench.audit.checks.machine import clocks_held, machine_quiet
+from bench.audit.checks.memory import memory_flat
+from bench.audit.checks.precision import flops_below_peak, precision_ran
+from bench.audit.checks.steady import windows_steady
 from bench.audit.checks.training import loss_finite, parameters_moved, updates_counted
-from bench.audit.checks.work import as_asked, batch_as_asked, collectives_real
+from bench.audit.checks.work import (
+    as_asked,
+    batch_as_asked,
+    batches_as_asked,
+    collectives_real,
+    gradients_untouched,
+)
 from bench.audit.evidence import Evidence
 from bench.audit.finding import Finding
 from bench.results.record import Check, Weight
@@ -22,15 +32,23 @@ CHECKS: Mapping[Callable[[Evidence], Finding], Weight] = {
     fence_waits: Weight.SUSPECT,
     no_compile_in_window: Weight.SUSPECT,
     steady_state: Weight.SUSPECT,
+    windows_steady: Weight.SUSPECT,
+    memory_flat: Weight.SUSPECT,
     executions_counted: Weight.SUSPECT,
     no_fallbacks: Weight.SUSPECT,
     parameters_moved: Weight.SUSPECT,
     updates_counted: Weight.SUSPECT,
     loss_finite: Weight.SUSPECT,
     batch_as_asked: Weight.SUSPECT,
+    batches_as_asked: Weight.SUSPECT,
+    gradients_untouched: Weight.SUSPECT,
     as_asked: Weight.SUSPECT,
+    precision_ran: Weight.SUSPECT,
+    flops_below_peak: Weight.SUSPECT,
     collectives_real: Weight.SUSPECT,
     machine_quiet: Weight.NOISY,
+    clocks_held: Weight.NOISY,
+    loader_bound: Weight.REMARK,
 }
 """In the order of the page that `bench show` prints."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.audit.evidence import Evidence
 from bench.audit.finding import FAIL, NA, PASS, Finding
+from bench.audit.held_back import held_back
 
 
 def machine_quiet(evidence: Evidence) -> Finding:
@@ -19,3 +20,23 @@ def machine_quiet(evidence: Evidence) -> Finding:
     if noise.co_tenant_share is None:
         return NA, "the machine shows no such counters, or the windows were too short for them"
     return PASS, f"other processes used {noise.co_tenant_share:.1%} of the processors"
+
+
+def clocks_held(evidence: Evidence) -> Finding:
+    """Nothing slowed the device's clock down while the windows ran.
+
+    A device that gets too hot, or too much power, lowers its clock, and training slows down with
+    it: the number is that of a warm room, not of the settings. The clock and the device's own
+    reasons for lowering it are read after every window. The row is noisy when there was such a
+    reason, or when after a fifth of the windows the clock was more than 10 % lower than usual.
+    """
+    clocks = evidence.clocks
+    if clocks is None:
+        return NA, "the device tells neither its clock nor what slows it down"
+    reasons = held_back(clocks, evidence.clock_mhz)
+    if reasons:
+        remedy = "cool the device, or fix its clock below what it can hold"
+        return FAIL, f"{'; '.join(reasons)}: {remedy}"
+    if clocks.mhz_min is None or clocks.mhz_max is None:
+        return PASS, f"no reason to slow down ({clocks.source})"
+    return PASS, f"{clocks.mhz_min:.0f} to {clocks.mhz_max:.0f} MHz ({clocks.source})"

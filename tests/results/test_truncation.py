@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.measure.truncation import mser
+from bench.results.truncation import mser
 
 
 def test_a_slow_start_is_dropped_whole() -> None:

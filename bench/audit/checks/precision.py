@@ -1,0 +1,89 @@
+"""Were the products computed in the precision that was asked for, and can the device be so fast?"""
+
+from __future__ import annotations
+
+from bench.audit.evidence import Evidence
+from bench.audit.finding import FAIL, NA, PASS, Finding
+from bench.results.record import Inspection
+
+_NOT_LOOKED_AT = "this launch was not looked into"
+_WANTED = {"fp32": "fp32", "amp-bf16": "bf16", "bf16": "bf16", "bf16-env": "bf16"}
+"""The type of products that each precision stands for."""
+_CAST_LATER = {
+    "bf16-env": "XLA_USE_BF16 acts where the graph is handed over, so its types are not judged"
+}
+_WIDER = frozenset({"fp32", "fp64"})
+_LEAST_SHARE = 0.5
+
+
+def precision_ran(evidence: Evidence) -> Finding:
+    """The products ran in the precision that was asked for, by two witnesses.
+
+    The first is the types of the operands of every matrix product and convolution in a step. For
+    fp32 all of them must be float32 (whole numbers aside). For amp-bf16 and bf16 none may be
+    narrower than bfloat16, and at least half must be bfloat16: autocast casts every product of a
+    ViT and of a ResNet, forward and backward, but attention that is not fused multiplies in float32
+    when its inputs are bfloat16, which is up to half of the products of a transformer. An autocast
+    that does nothing leaves none. The second witness is a product of known float32 matrices under
+    the same settings: the format to which it rounds shows what no type does, such as TF32 or a
+    compiler that casts.
+    """
+    found, asked = evidence.inspection, evidence.knobs.precision
+    if found is None:
+        return NA, _NOT_LOOKED_AT
+    wanted = _WANTED.get(asked)
+    if wanted is None:
+        return NA, f"nothing is known about the products of precision={asked}"
+    graph, in_graph = _graph(found, wanted)
+    if asked in _CAST_LATER:
+        graph, in_graph = None, f"{in_graph} ({_CAST_LATER[asked]})"
+    product, computed = _product(found, wanted)
+    text = f"asked {asked}: {in_graph}; {computed}"
+    if graph is None and product is None:
+        return NA, text
+    return (FAIL if False in (graph, product) else PASS), text
+
+
+def flops_below_peak(evidence: Evidence) -> Finding:
+    """The device did no more than it can do.
+
+    The model's operations for a sample, times the samples per second of one device, must stay below
+    the published peak of exactly this device in the type of the products. A clock that stops too
+    early, or steps that never ran, can put it above. A device that is not in the table is not
+    judged, and never by the peak of another one.
+    """
+    if evidence.peak is None:
+        if evidence.inspection is None:
+            return NA, _NOT_LOOKED_AT
+        return NA, "no peak is known for this device in the type of its products"
+    if evidence.flops_per_sample is None or evidence.samples_per_s is None:
+        return NA, "the operations of a sample are not known"
+    peak = evidence.peak
+    achieved = evidence.flops_per_sample * evidence.samples_per_s
+    text = (
+        f"{achieved / 1e12:.4g} TFLOP/s on a device, {achieved / peak.flops_per_s:.1%} of the "
+        f"{peak.flops_per_s / 1e12:.4g} TFLOP/s of {peak.device} in {peak.dtype} ({peak.source})"
+    )
+    return (PASS if achieved < peak.flops_per_s else FAIL), text
+
+
+def _graph(found: Inspection, wanted: str) -> tuple[bool | None, str]:
+    """Return whether the types of the step's products are as wanted, and which they are."""
+    types = found.matmul_types
+    if not types:
+        why = [reason for reason in found.skipped if reason.startswith("products: ")]
+        return None, why[0] if why else "products: none was seen"
+    counted = ", ".join(f"{count} in {name}" for name, count in sorted(types.items()))
+    text = f"products of a period: {counted}, counted in {found.matmul_source}"
+    if wanted == "fp32":
+        return set(types) == {"fp32"}, text
+    share = types.get(wanted, 0) / sum(types.values())
+    return set(types) <= _WIDER | {wanted} and share >= _LEAST_SHARE, text
+
+
+def _product(found: Inspection, wanted: str) -> tuple[bool | None, str]:
+    """Return whether the known product rounds as wanted, and how it does."""
+    if found.matmul_format is None:
+        return None, "a known product rounds to no format that is known"
+    error = "" if found.matmul_error is None else f" (relative error {found.matmul_error:.1e})"
+    return found.matmul_format == wanted, f"a known product rounds to {found.matmul_format}{error}"

@@ -1,0 +1,138 @@
+"""The health pass on one rank: updates on one fixed batch, and the losses along the way. Untimed.
+
+It issues the case's own step as the headline pass does, cut where the device loader cuts. What is
+looked at stays on the device until the end, in the same place of every step: on a device that
+builds graphs, a look that came and went would be another graph to compile.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.backends import registry
+from bench.backends.base import World
+from bench.measure.alignment import Alignment
+from bench.results.health import HealthRun
+from bench.results.record import Phase
+from bench.worker import building
+from bench.worker.events import Events
+from bench.worker.job import Job
+from bench.worker.peers import meet
+from bench.workload.step import TrainStep
+
+
+class WatchedLoss(torch.nn.Module):
+    """The step's own loss, which keeps that of the first micro-batch of every update in float32.
+
+    In pure bfloat16 the loss itself is a bfloat16: 6.906, then 6.938. The logits say it finer.
+
+    Args:
+        criterion: The step's own.
+        every: Micro-batches per update.
+    """
+
+    def __init__(self, criterion: torch.nn.Module, every: int) -> None:
+        super().__init__()
+        self.kept: list[torch.Tensor] = []
+        self._criterion = criterion
+        self._every = every
+        self._calls = 0
+
+    def forward(self, outputs: torch.Tensor, labels: torch.Tensor) -> Any:
+        """Return what the step's own loss returns."""
+        if self._calls % self._every == 0:
+            finer = torch.nn.functional.cross_entropy(outputs.detach().float(), labels)
+            self.kept.append(finer)
+        self._calls += 1
+        return self._criterion(outputs, labels)
+
+
+class WatchedGradients:
+    """Looks at the gradients that the optimizer is given, before every update."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.squares: list[torch.Tensor] = []
+        """Sum of the squares of all elements, per update."""
+        self.nonfinite: list[torch.Tensor] = []
+        """Elements that are NaN or infinite, per update."""
+        optimizer.register_step_pre_hook(self._look)
+
+    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        given = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        gradients = [gradient.detach() for gradient in given if gradient is not None]
+        if gradients:
+            squares = [gradient.float().square().sum() for gradient in gradients]
+            nonfinite = [(~gradient.isfinite()).sum() for gradient in gradients]
+            self.squares.append(torch.stack(squares).sum())
+            self.nonfinite.append(torch.stack(nonfinite).sum())
+
+
+def run(job: Job, world: World, events: Events) -> HealthRun | None:
+    """Run the health pass of a training case; returns what it saw on rank 0, null elsewhere.
+
+    Args:
+        job: Its launch, with `purpose` health.
+        world: This process's place.
+        events: Where progress goes.
+    """
+    knobs = job.case.knobs
+    backend = registry.get(job.backend)
+    events.enter(Phase.BUILD)
+    device = backend.open(knobs, world)
+    peers, _ = meet(world, device, Path(job.folder))
+    alignment = Alignment(
+        batches_per_execution=knobs.loader.batches_per_execution,
+        gradient_accumulation=knobs.gradient_accumulation,
+        first_cut=backend.first_cut(knobs),
+    )
+    with device.checkpointing():
+        step = building.build(job, world, device).step
+        if not isinstance(step, TrainStep):
+            raise TypeError("the health pass is for training: the plan orders no other")
+        found = watch(step, alignment, job.case.measure.health_steps, events)
+    events.enter(Phase.REPORT)
+    # A rank that leaves early would break the last exchange of another.
+    peers.barrier()
+    device.close()
+    return found if world.rank == 0 else None
+
+
+def watch(step: TrainStep, alignment: Alignment, updates: int, events: Events) -> HealthRun:
+    """Train a step that was not used yet on its one batch, and read what was seen.
+
+    The loss after the last update comes from the micro-batch that follows it; what else the last
+    graph holds is run and not looked at.
+    """
+    every = alignment.gradient_accumulation
+    loss = WatchedLoss(step.criterion, every)
+    step.criterion = loss
+    gradients = WatchedGradients(step.optimizer)
+    made = step.counter.updates
+    events.enter(Phase.HEALTH)
+    edge = alignment.first_cut
+    while step.micro_batches < updates * every + 1:
+        step.advance(edge)
+        step.fence()
+        edge = alignment.batches_per_execution
+        events.tell(done=min(step.micro_batches // every, updates), total=updates)
+    squares, nonfinite = gradients.squares[:updates], gradients.nonfinite[:updates]
+    return HealthRun(
+        losses=[_number(kept) for kept in loss.kept[: updates + 1]],
+        gradient_norm=_root(squares[0]) if squares else None,
+        nonfinite_gradients=sum(int(count.cpu()) for count in nonfinite) if nonfinite else None,
+        updates=min(step.counter.updates - made, updates),
+    )
+
+
+def _number(tensor: torch.Tensor) -> float | None:
+    value = float(tensor.cpu())
+    return value if math.isfinite(value) else None
+
+
+def _root(tensor: torch.Tensor) -> float | None:
+    square = _number(tensor)
+    return None if square is None else math.sqrt(square)

@@ -1,0 +1,188 @@
+"""The look inside some untimed steps: what was multiplied, in which types, over which data.
+
+It comes after everything that is timed, so nothing it does can disturb a figure, and the weights it
+leaves behind are of no use to anyone. All ranks draw and step alike. It only looks; the audit
+judges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+
+from bench.backends import products
+from bench.backends.base import Device
+from bench.measure.alignment import Alignment
+from bench.results.record import Inspection
+from bench.scenarios.schema import Knobs
+from bench.worker.building import Built
+from bench.workload import inspection, rounding
+from bench.workload.data import Batch
+from bench.workload.inspection import WatchedBatches, WatchedGradients
+from bench.workload.step import TrainStep, floating_type
+
+_LEAST_BATCHES, _MOST_BATCHES = 4, 16
+_TRACED = "the traced graph"
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+
+
+def run(
+    knobs: Knobs, built: Built, device: Device, alignment: Alignment, feed: Iterator[Batch]
+) -> Inspection:
+    """Draw some batches, make two periods of steps, and multiply known matrices.
+
+    Args:
+        knobs: Of the case.
+        built: Its workload.
+        device: Where it runs.
+        alignment: The rhythm of the case.
+        feed: The batches of the windows, at a window edge.
+    """
+    look = _Look(knobs, built, device, alignment)
+    built.step.batches = watched = WatchedBatches(feed)
+    built.step.fence()
+    # Whole periods, or the next graph would hold other steps than those that were measured.
+    for _ in range(-(-_wanted(knobs) // alignment.period) * alignment.period):
+        next(watched)
+    types, source = look.products()
+    kept = look.gradients()
+    rounded = look.rounding()
+    built.step.batches = feed
+    return Inspection(
+        matmul_types=types,
+        matmul_source=source,
+        matmul_error=rounded.error if math.isfinite(rounded.error) else None,
+        matmul_format=rounded.format,
+        batches_seen=watched.seen,
+        batches_distinct=watched.distinct,
+        input_deviation=watched.deviation,
+        gradient_kept=kept,
+        skipped=look.skipped,
+    )
+
+
+def product_type(found: Inspection) -> str | None:
+    """Return the type in which all products ran; null: in several, or it is not known.
+
+    Where the graph says fp32, the hardware may round further: then what came back from a product
+    decides.
+    """
+    if found.matmul_types is None or len(found.matmul_types) != 1:
+        return None
+    (name,) = found.matmul_types
+    return found.matmul_format if name == "fp32" else name
+
+
+def _wanted(knobs: Knobs) -> int:
+    """Return how many batches to draw: more than a pool holds, and more than there are workers.
+
+    Every worker of a loader has a pool of its own and begins with the same batch.
+    """
+    more_than_the_pool = min(_MOST_BATCHES, (knobs.data.pool or 0) + 1)
+    return max(_LEAST_BATCHES, more_than_the_pool, knobs.data.workers + 1)
+
+
+@dataclass
+class _Look:
+    knobs: Knobs
+    built: Built
+    device: Device
+    alignment: Alignment
+    skipped: list[str] = field(default_factory=list)
+    """What could not be looked at, and why."""
+
+    def products(self) -> tuple[dict[str, int] | None, str | None]:
+        """Return the products of a period by type, and where they were counted."""
+        found = self.device.matmul_types(self._period)
+        self.built.step.fence()
+        if found is None:
+            self.skipped.append(
+                f"products: the device does not show them with compile={self.knobs.compile}"
+            )
+            return None, None
+        types, source = found
+        if types:
+            return types, source
+        if isinstance(self.built.step.module, torch._dynamo.OptimizedModule):
+            # Replayed CUDA graphs and kernels of the compiler's own dispatch no product.
+            types = self._traced()
+        if not types:
+            self.skipped.append(f"products: none was seen among {source}")
+            return None, None
+        return types, _TRACED
+
+    def gradients(self) -> float | None:
+        """Return norm given to the optimizer / norm left by backward, over a period."""
+        step = self.built.step
+        if not isinstance(step, TrainStep):
+            self.skipped.append("gradients: inference has none")
+            return None
+        if self.knobs.processes > 1:
+            self.skipped.append("gradients: those of several ranks are averaged on their way")
+            return None
+        if self._untouched_while_pending(step):
+            return 1.0
+        looks = {"left": inspection.enlarged, "given": inspection.norm}
+        with WatchedGradients(step.optimizer, **looks) as watched:
+            self._make_a_period()
+        kept = inspection.norm_kept(watched.updates)
+        if kept is None:
+            called = "their norm is zero or not finite" if watched.updates else "no update was made"
+            self.skipped.append(f"gradients: {called}")
+        return kept
+
+    def rounding(self) -> rounding.Rounding:
+        """Return what became of a product of known float32 matrices."""
+        model = self.built.model
+        found = rounding.of_products(
+            self.device.torch_device,
+            lambda: self.device.autocast(self.knobs),
+            floating_type(model),
+            convolution=any(isinstance(module, _CONVOLUTIONS) for module in model.modules()),
+        )
+        if found.format is None:
+            self.skipped.append(f"format: none that is known keeps {found.bits} bits")
+        return found
+
+    def _untouched_while_pending(self, step: TrainStep) -> bool:
+        """Return whether the optimizer gets what backward left, on a device that computes later.
+
+        Norms would be results more, and another graph to compile. False: it computes at once, or
+        the gradients were changed, and their norms tell by how much.
+        """
+        if self.device.pending(next(self.built.model.parameters())) is None:
+            return False
+        looks = {"left": self.device.pending, "given": self.device.pending}
+        with WatchedGradients(step.optimizer, **looks) as watched:
+            self._make_a_period()
+        updates = watched.updates
+        return bool(updates) and all(left == given for left, given in updates)
+
+    def _period(self) -> list[torch.Tensor]:
+        """Issue a period, and return every tensor that holds something of it."""
+        step, model = self.built.step, self.built.model
+        step.advance(self.alignment.period)
+        parameters = list(model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        output = step.output()
+        return [*parameters, *gradients, *([] if output is None else [output])]
+
+    def _make_a_period(self) -> None:
+        self.built.step.advance(self.alignment.period)
+        self.built.step.fence()
+
+    def _traced(self) -> dict[str, int]:
+        """Trace the module anew for a compiler that only counts."""
+        step = self.built.step
+        counts: Counter[str] = Counter()
+        compiled: Any = step.module
+        backend = products.counting_backend(counts)
+        step.module = cast("torch.nn.Module", torch.compile(compiled._orig_mod, backend=backend))
+        self._make_a_period()
+        step.module = compiled
+        return dict(counts)

@@ -1,0 +1,81 @@
+"""The worker's end of computing by turns: it says that it waits, and a byte tells it to go on.
+
+The parent decides whose turn it is (`bench.run.turns`). Only rank 0 talks to it; the others wait
+for rank 0.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from bench.measure.target import Peers
+from bench.measure.turns import Undivided
+from bench.worker.events import Events
+from bench.worker.job import TURN_VARIABLE, Job
+
+
+class Turn:
+    """Waits for the parent's word.
+
+    Args:
+        events: Where waiting is announced; of rank 0 where it has a pipe.
+        peers: The other ranks.
+        descriptor: Where the word comes from; null: this is not rank 0.
+    """
+
+    def __init__(self, events: Events, peers: Peers, descriptor: int | None) -> None:
+        self._events = events
+        self._peers = peers
+        self._descriptor = descriptor
+
+    def wait_to_begin(self) -> None:
+        """Return when this launch may take its first step and warm up."""
+        self._ask("warm_up")
+
+    def wait(self) -> bool:
+        """Return when the next window may run.
+
+        Raises:
+            TurnsEnded: the parent has gone.
+        """
+        self._ask("window")
+        return True
+
+    def wait_for_the_end(self) -> None:
+        """Return when both launches have all their windows, and this one may go on alone."""
+        self._ask("end")
+
+    def _ask(self, before: Literal["warm_up", "window", "end"]) -> None:
+        if self._descriptor is not None:
+            self._events.wait(before)
+            if not os.read(self._descriptor, 1):
+                raise TurnsEnded
+            # Silence counts from here on, and not while the other side computed.
+            self._events.tell()
+        self._peers.barrier()
+
+
+class Alone(Undivided):
+    """The turns of a launch that has the machine to itself."""
+
+    def wait_to_begin(self) -> None:
+        """Return at once."""
+
+    def wait_for_the_end(self) -> None:
+        """Return at once."""
+
+
+class TurnsEnded(Exception):  # noqa: N818 - what the parent did, not an error of this rank
+    """The parent has closed the pipe: there will be no more turns."""
+
+    def __init__(self) -> None:
+        super().__init__("the command that gave this launch its turns has gone")
+
+
+def of_job(job: Job, events: Events, peers: Peers, rank: int) -> Turn | Alone:
+    """Return the turns of this launch, as its job says."""
+    if not job.in_turns:
+        return Alone()
+    descriptor = int(os.environ[TURN_VARIABLE]) if rank == 0 else None
+    return Turn(events, peers, descriptor)

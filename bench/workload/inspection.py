@@ -1,0 +1,150 @@
+"""Looking into a step: the batches that it draws and the gradients that it updates with.
+
+Each looker is put around one part of a running step and read afterwards. Nothing here decides what
+is right, knows a clock, or is in place while a window is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from bench.workload.data import Batch
+
+_LARGE = 1e4
+"""Norm of an enlarged gradient tensor: far beyond what gradients are clipped to."""
+
+
+class WatchedBatches:
+    """Hands batches through and remembers what was in their images.
+
+    They are read on the host, from a copy of what lies on the device: nothing is computed there,
+    and no graph is cut.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._digests: set[bytes] = set()
+        self.seen = 0
+        self.deviation: float | None = None
+        """Standard deviation of the pixels, of the batch where it is least; null: none seen."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        # What a loader computes is none of the model's work, which others may be counting.
+        with _disable_current_modes():
+            batch = next(self._batches)
+            pixels = batch[0].cpu().contiguous()
+            deviation = float(pixels.float().std(correction=0))
+            digest = hashlib.blake2b(pixels.view(torch.uint8).numpy().tobytes()).digest()
+        self.seen += 1
+        self._digests.add(digest)
+        self.deviation = deviation if self.deviation is None else min(self.deviation, deviation)
+        return batch
+
+    @property
+    def distinct(self) -> int:
+        """How many different batches there were."""
+        return len(self._digests)
+
+
+class WatchedGradients:
+    """Looks at gradients twice: as backward leaves them, and as the optimizer is given them.
+
+    Args:
+        optimizer: Whose updates are watched, while the context lasts.
+        left: Notes something of a gradient that backward left.
+        given: Notes the same of a gradient that the optimizer is given.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        left: Callable[[torch.Tensor], Any],
+        given: Callable[[torch.Tensor], Any],
+    ) -> None:
+        self._optimizer = optimizer
+        self._looks = {"left": left, "given": given}
+        self._left: dict[torch.Tensor, Any] = {}
+        self._hooks: list[Any] = []
+        self.updates: list[tuple[list[Any], list[Any]]] = []
+        """For every update: what backward left and what was given, parameter by parameter; a
+        gradient that was taken away is null."""
+
+    def __enter__(self) -> Self:
+        groups = self._optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._leave) for p in parameters]
+        self._hooks.append(self._optimizer.register_step_pre_hook(self._give))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _leave(self, parameter: torch.Tensor) -> None:
+        # Gradients add up over micro-batches: what the last one before the update leaves counts.
+        self._left[parameter] = self._seen("left", parameter)
+
+    def _give(self, *_: Any) -> None:
+        given = [self._seen("given", parameter) for parameter in self._left]
+        self.updates.append((list(self._left.values()), given))
+        self._left.clear()
+
+    def _seen(self, moment: str, parameter: torch.Tensor) -> Any:
+        return None if parameter.grad is None else self._looks[moment](parameter.grad)
+
+
+def enlarged(gradient: torch.Tensor) -> torch.Tensor:
+    """Make a gradient large, in place, and return its norm as `norm` does.
+
+    A bound on gradients does nothing to those of a model that has learned its few batches by heart,
+    and shows on these.
+    """
+    before = norm(gradient)
+    factor = torch.where(before > 0, _LARGE / before, 1.0)
+    gradient.mul_(factor.to(gradient.dtype))
+    return norm(gradient)
+
+
+def norm(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean norm of a gradient: a scalar on its device, not yet waited for."""
+    dense = gradient.coalesce().values() if gradient.is_sparse else gradient
+    found: torch.Tensor = torch.linalg.vector_norm(dense.detach(), dtype=torch.float32)
+    return found
+
+
+def norm_kept(updates: Sequence[tuple[list[Any], list[Any]]]) -> float | None:
+    """Return norm given / norm left, of the first update.
+
+    Later ones start from weights that enlarged gradients have moved anywhere. Null: there was no
+    update, or a norm was zero or not finite. Waits for the device.
+
+    Args:
+        updates: Of `WatchedGradients` that note norms.
+    """
+    if not updates:
+        return None
+    before, after = (_together(norms) for norms in updates[0])
+    if before == 0 or not math.isfinite(before) or not math.isfinite(after):
+        return None
+    return after / before
+
+
+def _together(norms: list[torch.Tensor | None]) -> float:
+    known = [norm for norm in norms if norm is not None]
+    return float(torch.stack(known).cpu().double().norm()) if known else 0.0

@@ -1,0 +1,231 @@
+"""The clock of the public Inferentia2 ladder, replayed on XLA on the host's processors.
+
+That ladder timed steps one by one as they were handed to the device, and found that more steps in a
+graph (`batches_per_execution`) made training several times faster. Here the same settings run under
+three clocks: ours, from fence to fence; the mean of the single step times without a fence, as the
+ladder read it; and a whole launch whose fence does not wait, so that the audit can be heard about
+it. Prints a table; with `--docs DIR` it writes the page and the picture there.
+
+Exit code 0: all launches gave numbers; 2: usage; 4: one did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bars import Bar, Group, bars
+from sides import TIMEOUT_S, WORKLOADS, SideFailed, command, knobs_of, planned_case
+
+from bench.backends.registry import Prober
+from bench.results.record import CheckResult, Launch
+from bench.run import launching
+from bench.run.ending import End
+from bench.run.launching import Order
+from bench.run.plan import Planned
+from bench.scenarios.schema import Measure
+from bench.worker.job import Job
+
+_EXIT_USAGE, _EXIT_FAILED = 2, 4
+_MODEL = "small-vit"
+_BATCH_SIZE = 64
+"""Large enough for the device to be busier than the host that traces for it. Unit: samples."""
+_PAGE = "ladder-clock.md"
+_PICTURE = "ladder-clock.svg"
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What three clocks say of one setting. Unit: samples per second."""
+
+    batches_per_execution: int
+    measured: float
+    naive: float
+    unfenced: float
+    objections: tuple[str, ...]
+    """What the audit says of the launch whose fence does not wait."""
+
+
+def replay(planned: Planned) -> Replayed:
+    """Run both launches of one setting.
+
+    Raises:
+        SideFailed: one of them gave no number.
+    """
+    order = Order(
+        planned=planned,
+        index=0,
+        seed=1,
+        session="ladder-clock",
+        round=0,
+        timeout_s=TIMEOUT_S,
+        cache="none",
+    )
+    honest = launching.run(order, lambda _event: None, lambda: False)
+    if isinstance(honest, End):
+        raise SideFailed(f"the harness: {honest.outcome}: {honest.reason}")
+    naive = honest.diagnostics.naive_samples_per_s if honest.diagnostics else None
+    if naive is None:
+        raise SideFailed("the harness: its diagnostic pass read no naive clock")
+    unfenced = _unfenced(planned)
+    return Replayed(
+        batches_per_execution=planned.case.knobs.loader.batches_per_execution,
+        measured=honest.samples_per_s,
+        naive=naive,
+        unfenced=unfenced.samples_per_s,
+        objections=tuple(
+            f"{check.name}: {check.evidence}"
+            for check in unfenced.audit
+            if check.result is CheckResult.FAIL
+        ),
+    )
+
+
+def _unfenced(planned: Planned) -> Launch:
+    with tempfile.TemporaryDirectory(prefix="bench-ladder-") as name:
+        path = Path(name) / "job.json"
+        job = Job(
+            case=planned.case,
+            backend=planned.backend,
+            probe=planned.probe,
+            index=0,
+            seed=1,
+            session="ladder-clock",
+            round=0,
+            diagnose=False,
+            cache="none",
+            folder=name,
+        )
+        path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
+        done = subprocess.run(
+            command("unfenced_side.py", {"job": path}),
+            env=launching.environment_of(planned),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    if done.returncode != 0:
+        raise SideFailed(f"unfenced_side.py ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return Launch.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    """Replay the settings that the command line names."""
+    args = _arguments()
+    probe = Prober().probe("xla")
+    if not probe.available:
+        print(f"xla is not available: {probe.reason}; {probe.remedy}", file=sys.stderr)
+        return _EXIT_USAGE
+    knobs = knobs_of(WORKLOADS[_MODEL], source="cached", threads=1)
+    measure = Measure(launches=1, budget_s=args.seconds, windows=5, timeout_s=TIMEOUT_S)
+    replayed = []
+    try:
+        for count in args.batches_per_execution:
+            loader = knobs.loader.model_copy(update={"batches_per_execution": count})
+            case = knobs.model_copy(update={"batch_size": _BATCH_SIZE, "loader": loader})
+            replayed.append(replay(planned_case(probe, case, measure)))
+            print(_line(replayed[-1]), file=sys.stderr, flush=True)
+    except SideFailed as failed:
+        print(failed, file=sys.stderr)
+        return _EXIT_FAILED
+    if args.docs is not None:
+        args.docs.mkdir(parents=True, exist_ok=True)
+        (args.docs / _PAGE).write_text(page(replayed), encoding="utf-8")
+        (args.docs / _PICTURE).write_text(picture(replayed), encoding="utf-8")
+    if args.json:
+        print(json.dumps([vars(one) for one in replayed]))
+    else:
+        print(table(replayed))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The public ladder's clock beside ours, on XLA.")
+    parser.add_argument("--batches-per-execution", type=int, nargs="+", default=[1, 4, 10])
+    parser.add_argument("--seconds", type=float, default=30.0, help="timed, per launch")
+    parser.add_argument("--docs", type=Path, help="write the page and its picture here")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    args = parser.parse_args()
+    if args.seconds <= 0 or min(args.batches_per_execution) < 1:
+        parser.error("--seconds and --batches-per-execution must be positive")
+    return args
+
+
+def table(replayed: Sequence[Replayed]) -> str:
+    """Return the figures as a Markdown table."""
+    lines = [
+        "| batches per execution | fence to fence | mean of step times | no fence |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {one.batches_per_execution} | {one.measured:.0f} | "
+        f"{one.naive:.0f} ({one.naive / one.measured:.2f}x) | "
+        f"{one.unfenced:.0f} ({one.unfenced / one.measured:.2f}x) |"
+        for one in replayed
+    ]
+    return "\n".join(lines)
+
+
+def page(replayed: Sequence[Replayed]) -> str:
+    """Return the page of the documentation."""
+    objections = "\n".join(
+        f"- {one.batches_per_execution}: {'; '.join(one.objections) or 'no objection'}"
+        for one in replayed
+    )
+    return f"""# What the clock of the public ladder reads
+
+Written by `python benchmarks/ladder_clock.py --docs docs`, on XLA on the host's processors: the
+small ViT of our tests, batch {_BATCH_SIZE}, one thread. Unit: samples per second, one launch each.
+
+{table(replayed)}
+
+![The same training under three clocks]({_PICTURE})
+
+- *Fence to fence* is what the table of `bench run` shows: whole periods between two moments at
+  which the device has finished everything.
+- *Mean of step times* is the usual script's clock: one reading per step, no fence. It is what
+  `bench show` calls the naive clock.
+- *No fence* is a launch of this harness whose fence was replaced by
+  `torch_xla.sync()`, which cuts the graph and returns.
+
+What the audit says of that last launch, by batches per execution:
+
+{objections}
+"""
+
+
+def picture(replayed: Sequence[Replayed]) -> str:
+    """Return the figures as an SVG document."""
+    return bars(
+        "The same training under three clocks, samples/s",
+        [
+            Group(
+                f"batches per execution {one.batches_per_execution}",
+                (
+                    Bar("fence to fence", one.measured),
+                    Bar("mean of step times", one.naive),
+                    Bar("fence that does not wait", one.unfenced),
+                ),
+            )
+            for one in replayed
+        ],
+    )
+
+
+def _line(one: Replayed) -> str:
+    return (
+        f"batches per execution {one.batches_per_execution}: {one.measured:.1f} samples/s, naive "
+        f"{one.naive:.1f}, unfenced {one.unfenced:.1f}; audit: {'; '.join(one.objections) or '-'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,408 @@
+"""Comparing two cases: the order of launches, what each side leaves, and what ends it early."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.backends.base import Refusal
+from bench.results import statistics
+from bench.results.matching import paired
+from bench.results.record import Launch, Outcome, Phase, Record
+from bench.results.store import Store
+from bench.run import pythons
+from bench.run.ab import Contest, side_of
+from bench.run.ending import End
+from bench.run.launching import Interrupted, Order
+from bench.run.plan import Planned, plan
+from bench.run.pythons import Python
+from bench.run.turns import Play, Result, Watcher
+from tests.builders import a_case, launches_of
+from tests.run.driver import Bench
+from tests.run.test_rounds import CRASHED, HERE, Quiet, a_plan
+
+
+def not_stopped() -> bool:
+    return False
+
+
+def sides(pairs: int = 4, **fields: Any) -> tuple[Planned, Planned]:
+    a = replace(a_plan("base", launches=pairs, **fields), side="A")
+    b = replace(a_plan("other", 1, launches=pairs, **fields), side="B")
+    return a, b
+
+
+class Notes:
+    """Runs nothing: gives each launch a throughput by its side and round, or another answer."""
+
+    def __init__(self, answer: Callable[[Order], Result] | None = None) -> None:
+        self.orders: list[Order] = []
+        self._answer = answer or by_side({"A": 100.0, "B": 95.0})
+
+    def __call__(
+        self, first: Order, second: Order, watcher: Watcher, stop: Callable[[], bool]
+    ) -> tuple[Result, Result]:
+        results: list[Result] = [None, None]
+        for place, order in enumerate((first, second)):
+            watcher.started(order)
+            self.orders.append(order)
+            results[place] = self._answer(order)
+            if isinstance(results[place], End):
+                break
+        return results[0], results[1]
+
+    @property
+    def started(self) -> str:
+        return "".join(str(order.planned.side) for order in self.orders)
+
+
+def launch_for(order: Order, samples_per_s: float) -> Launch:
+    (launch,) = launches_of(samples_per_s, session=order.session)
+    return launch.model_copy(
+        update={"index": order.index, "round": order.round, "seed": order.seed}
+    )
+
+
+def by_side(values: dict[str, float]) -> Callable[[Order], Launch]:
+    """Return throughputs on a machine that loses a tenth of its speed from launch to launch."""
+    return lambda order: launch_for(order, values[str(order.planned.side)] * 0.9**order.round)
+
+
+class Lab:
+    """A results folder, and contests over it."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.listener = Quiet()
+
+    def contest(
+        self,
+        play: Play,
+        planned: tuple[Planned, Planned] | None = None,
+        stop: Callable[[], bool] = not_stopped,
+    ) -> Contest:
+        a, b = planned or sides()
+        contest = Contest(
+            a, b, store=self.store, session="one", listener=self.listener, stop=stop, play=play
+        )
+        contest.run()
+        return contest
+
+    def records(self) -> dict[str, Record]:
+        return {item.record.requested.case: item.record for item in self.store.records()}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "results")
+
+
+class TestOrder:
+    def test_launches_make_blocks_of_abba(self, lab: Lab) -> None:
+        play = Notes()
+        lab.contest(play)
+        assert play.started == "ABBAABBA"
+
+    def test_a_pair_shares_its_seed_and_its_round_and_pairs_do_not(self, lab: Lab) -> None:
+        play = Notes()
+        lab.contest(play)
+        pairs = [play.orders[place : place + 2] for place in range(0, 8, 2)]
+        assert [{order.round for order in pair} for pair in pairs] == [{0}, {1}, {2}, {3}]
+        seeds = [{order.seed for order in pair} for pair in pairs]
+        assert [len(found) for found in seeds] == [1, 1, 1, 1]
+        assert len(set.union(*seeds)) == 4
+
+    def test_both_sides_leave_ordinary_records_that_tell_the_ratio(self, lab: Lab) -> None:
+        contest = lab.contest(Notes())
+        records = lab.records()
+        assert {name: record.outcome for name, record in records.items()} == {
+            "base": Outcome.OK,
+            "other": Outcome.OK,
+        }
+        assert [x.round for x in records["other"].launches] == [0, 1, 2, 3]
+        assert {record.session for record in records.values()} == {"one"}
+        assert [records[name].position for name in ("base", "other")] == [0, 1]
+        assert (contest.failed, contest.interrupted, contest.obstacle) == (False, False, None)
+        found = paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+        assert found.verdict == "SLOWER"
+        assert found.ratio == pytest.approx(0.95)
+
+    def test_the_sides_never_share_a_compile_cache(self, lab: Lab) -> None:
+        play = Notes()
+        lab.contest(play, sides(2, knobs={"compile": "inductor"}))
+        folders: dict[str | None, set[str]] = {}
+        for order in play.orders:
+            folder = order.cache_environment["TORCHINDUCTOR_CACHE_DIR"]
+            folders.setdefault(order.planned.side, set()).add(folder)
+        assert [len(found) for found in folders.values()] == [1, 1]
+        assert len(set.union(*folders.values())) == 2
+        assert [order.cache for order in play.orders] == ["cold", "cold", "warm", "warm"]
+
+
+class TestEnds:
+    def test_a_side_that_fails_is_recorded_and_ends_the_other(self, lab: Lab) -> None:
+        def answer(order: Order) -> Result:
+            failing = order.planned.side == "B" and order.round == 2
+            return CRASHED if failing else launch_for(order, 100.0)
+
+        play = Notes(answer)
+        contest = lab.contest(play)
+        assert play.started == "ABBAAB"
+        records = lab.records()
+        assert (records["other"].outcome, len(records["other"].launches)) == (Outcome.CRASH, 2)
+        assert (records["base"].outcome, len(records["base"].launches)) == (
+            Outcome.INTERRUPTED,
+            3,
+        )
+        assert records["base"].reason == (
+            "given up, as the other side failed, after 3 of 4 launches"
+        )
+        assert contest.failed
+        found = paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+        assert (found.verdict, found.reason) == (
+            "INVALID",
+            "B has no number (crash): it fell over",
+        )
+        assert len(found.pairs) == 2
+
+    def test_a_side_that_fails_at_once_leaves_no_record_of_the_other(self, lab: Lab) -> None:
+        contest = lab.contest(Notes(lambda _: CRASHED))
+        assert list(lab.records()) == ["base"]
+        assert contest.b.stored is None
+        found = paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+        assert (found.verdict, found.reason) == (
+            "INVALID",
+            "A has no number (crash): it fell over",
+        )
+
+    def test_a_refused_side_is_a_row_and_nothing_is_launched(self, lab: Lab) -> None:
+        a, b = sides()
+        refusal = Refusal(knob="compile", value="openxla", reason="not here")
+        play = Notes()
+        contest = lab.contest(play, (a, replace(b, refusals=[refusal])))
+        assert play.orders == []
+        assert lab.records()["other"].outcome is Outcome.UNSUPPORTED
+        assert contest.failed
+        assert contest.obstacle == "B has no number (unsupported): compile=openxla: not here"
+
+    def test_a_side_that_names_what_does_not_exist_is_a_complaint_and_no_record(
+        self, lab: Lab
+    ) -> None:
+        wrong = End(Outcome.CRASH, Phase.BUILD, "model=vit: no such model", bad_case=True)
+        contest = lab.contest(Notes(lambda _: wrong))
+        assert contest.complaints == ["A: quick / base on cpu: model=vit: no such model"]
+        assert lab.records() == {}
+
+    def test_an_interrupt_during_a_pair_keeps_the_pairs_before_it(self, lab: Lab) -> None:
+        def answer(order: Order) -> Result:
+            if order.round == 2:
+                raise Interrupted(Phase.WARM_UP)
+            return launch_for(order, 100.0)
+
+        contest = lab.contest(Notes(answer))
+        assert contest.interrupted
+        assert not contest.failed
+        assert contest.obstacle == "interrupted after 2 of 4 pairs"
+        for record in lab.records().values():
+            assert (record.outcome, record.phase) == (Outcome.INTERRUPTED, Phase.WARM_UP)
+            assert record.reason == "interrupted after 2 of 4 launches"
+            assert len(record.launches) == 2
+        found = paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+        assert (found.verdict, found.ratio) == ("INVALID", pytest.approx(1.0))
+
+    def test_an_interrupt_between_pairs_is_heeded(self, lab: Lab) -> None:
+        play = Notes()
+        contest = lab.contest(play, stop=lambda: len(play.orders) == 4)
+        assert play.started == "ABBA"
+        assert contest.obstacle == "interrupted after 2 of 4 pairs"
+
+    def test_an_interrupt_before_anything_leaves_nothing(self, lab: Lab) -> None:
+        contest = lab.contest(Notes(), stop=lambda: True)
+        assert contest.interrupted
+        assert lab.records() == {}
+
+
+class TestTime:
+    def test_both_sides_spend_half_of_a_pair_of_their_timeout(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter(range(0, 1000, 30))
+        monkeypatch.setattr("bench.run.ab.time.monotonic", lambda: float(next(clock)))
+        play = Notes()
+        lab.contest(play, sides(3, measure={"timeout_s": 40.0}))
+        assert [order.timeout_s for order in play.orders if order.planned.side == "A"] == [
+            40.0,
+            25.0,
+            10.0,
+        ]
+
+
+class TestSide:
+    def side(self, measure: dict[str, Any], **options: Any) -> Planned:
+        (planned,) = plan([a_case(measure=measure)], [HERE], {})
+        options = {"budget_s": None, "by_turns": True, **options}
+        return side_of(planned, "B", 10, **options)
+
+    def test_a_launch_gets_as_much_time_as_one_of_a_run(self) -> None:
+        measure = self.side({"launches": 3, "budget_s": 12.0}).case.measure
+        assert (measure.launches, measure.budget_s) == (10, pytest.approx(40.0))
+
+    def test_or_its_share_of_the_budget_asked_for(self) -> None:
+        assert self.side({}, budget_s=25.0).case.measure.budget_s == pytest.approx(25.0)
+
+    def test_turns_are_short_windows(self) -> None:
+        measure = {"launches": 3, "budget_s": 12.0, "windows": 8}
+        assert self.side(measure).case.measure.windows == math.ceil(4.0 / 0.06)
+        assert self.side(measure, by_turns=False).case.measure.windows == 8
+        assert self.side({"launches": 1, "budget_s": 900.0}).case.measure.windows == 1000
+
+    def test_its_protocol_is_one_that_a_record_may_hold(self) -> None:
+        side = self.side({"launches": 3, "max_launches": 5, "precision_target": 2.0})
+        measure = side.case.measure
+        assert (measure.precision_target, measure.max_launches) == (None, 10)
+        assert type(measure).model_validate(measure.model_dump()) == measure
+        assert not measure.health
+
+    def test_it_is_planned_anew_under_its_own_fingerprint(self) -> None:
+        (planned,) = plan([a_case()], [HERE], {})
+        side = self.side({})
+        assert (side.side, side.position) == ("B", 1)
+        assert side.keys.series == planned.keys.series
+        assert side.keys.fingerprint != planned.keys.fingerprint
+
+    def test_it_keeps_the_environment_it_was_planned_for(self) -> None:
+        there = Python("/there/bin/python", {"python": "3.12.0", "torch": "9.9"})
+        (planned,) = plan([a_case()], [HERE], {}, there)
+        side = side_of(planned, "A", 3, budget_s=None, by_turns=False)
+        assert (side.interpreter, side.versions) == (there.path, there.versions)
+
+
+class TestPythons:
+    def test_its_own_interpreter_needs_no_child(self) -> None:
+        assert pythons.examine(sys.executable, "--python-a") == pythons.own()
+
+    def test_another_interpreter_tells_what_it_finds(self, tmp_path: Path) -> None:
+        assert pythons.examine(wrapper(tmp_path), "--python-b").versions == pythons.own().versions
+
+
+def wrapper(folder: Path, setting: str = "UNUSED=1") -> str:
+    """Return an interpreter with another name, which sets a variable and becomes this one."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\nexec env {setting} "{sys.executable}" "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+SMALL = """\
+schema: 1
+name: small
+model: vit_tiny_patch16_224
+model_kwargs: { patch_size: 8, embed_dim: 64, depth: 2, num_heads: 2 }
+image_size: 32
+classes: 10
+batch_size: 8
+threads: 1
+data: { source: cached }
+measure: { launches: 1, budget_s: 0.6, warmup_s: 0.2, windows: 3, diagnostics: false }
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+class TestForReal:
+    @pytest.mark.parametrize("how", ["by turns", "one at a time"])
+    def test_the_small_vit_against_itself(self, bench: Bench, how: str) -> None:
+        (bench.cwd / "small.yaml").write_text(SMALL, encoding="utf-8")
+        options = ("--one-at-a-time",) if how == "one at a time" else ()
+        arguments = ("--backend", "cpu", "--pairs", "3", "--format", "json", *options)
+        finished = bench("ab", "small.yaml", "small.yaml", *arguments)
+        assert finished.code in {0, 1, 3}, finished.stderr
+        (row,) = finished.rows
+        assert row["design"] == "paired"
+        assert row["verdict"] in {"SAME", "FASTER", "SLOWER", "AMBIGUOUS", "INVALID"}
+        assert [pair["round"] for pair in row["pairs"]] == [0, 1, 2]
+        records = bench.records()
+        assert [record.outcome for record in records] == [Outcome.OK, Outcome.OK]
+        assert {len(record.launches) for record in records} == {3}
+        ours, theirs = sorted(records, key=lambda record: record.position)
+        for pair, a, b in zip(row["pairs"], ours.launches, theirs.launches, strict=True):
+            assert a.seed == b.seed
+            assert pair["a_samples_per_s"] == statistics.launch_value(a)
+            assert pair["b_samples_per_s"] == statistics.launch_value(b)
+        for record in records:
+            failed = {
+                check.name
+                for launch in record.launches
+                for check in launch.audit
+                if check.result == "fail" and check.weight == "suspect"
+            }
+            assert failed == set()
+        assert bench.processes() == []
+        table = bench("table", "--format", "json")
+        assert [line["case"] for line in table.rows] == ["default"]
+
+    def test_an_environment_that_computes_more_is_slower(self, bench: Bench) -> None:
+        """B's interpreter sets a variable that makes the model twice as slow."""
+        (bench.cwd / "net.py").write_text(
+            "import os, torch, time\n"
+            "class Net(torch.nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.head = torch.nn.Linear(12, 10)\n"
+            "    def forward(self, x):\n"
+            "        time.sleep(0.002 * int(os.environ.get('TIMES', '1')))\n"
+            "        x = torch.nn.functional.adaptive_avg_pool2d(x, 2)\n"
+            "        return self.head(x.flatten(1))\n"
+            "def build():\n"
+            "    return Net()\n",
+            encoding="utf-8",
+        )
+        scenario = SMALL.replace("vit_tiny_patch16_224", "net:build")
+        scenario = "\n".join(x for x in scenario.splitlines() if "model_kwargs" not in x)
+        (bench.cwd / "net.yaml").write_text(scenario, encoding="utf-8")
+        python = wrapper(bench.cwd, "TIMES=2")
+        arguments = ("--backend", "cpu", "--pairs", "3", "--python-b", python, "--format", "json")
+        finished = bench("ab", "net.yaml", "net.yaml", *arguments)
+        (row,) = finished.rows
+        # A machine disturbed by others makes it INVALID, and the ratio is what it is.
+        assert row["ratio"] < 0.7
+        assert (row["verdict"], finished.code) in {("SLOWER", 1), ("INVALID", 3)}
+        for record in bench.results.rglob("*.json"):
+            assert python not in record.read_text(encoding="utf-8")
+
+    def test_an_interrupt_records_what_was_measured(self, bench: Bench) -> None:
+        (bench.cwd / "small.yaml").write_text(SMALL, encoding="utf-8")
+        running = bench.start(
+            *("ab", "small.yaml", "small.yaml", "--backend", "cpu", "--pairs", "50"),
+            *("--format", "json"),
+        )
+        running.wait_for(lambda stderr: "round 2: " in stderr)
+        time.sleep(0.5)
+        os.kill(running.process.pid, signal.SIGINT)
+        finished = running.wait(30)
+        assert finished.code == 130
+        (row,) = finished.rows
+        assert row["verdict"] == "INVALID"
+        assert row["reason"].startswith("interrupted after 1 of 50 pairs")
+        assert {record.outcome for record in bench.records()} == {Outcome.INTERRUPTED}
+        assert bench.processes() == []
+
+    def test_a_side_that_crashes_is_exit_code_4(self, bench: Bench) -> None:
+        scenario = bench.scenario("broken")
+        finished = bench(
+            *("ab", scenario, scenario, "--backend", "toy", "--pairs", "3", "--format", "json"),
+            *("--set-b", "measure.timeout_s=60", "--set", "model_kwargs.fault=raises in build"),
+        )
+        assert finished.code == 4, finished.stderr
+        (row,) = finished.rows
+        assert (row["design"], row["verdict"]) == ("paired", "INVALID")
+        assert "has no number (crash)" in row["reason"]

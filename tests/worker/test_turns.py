@@ -1,0 +1,133 @@
+"""The worker's end of computing by turns: what it says, and what it waits for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bench.measure.target import ALONE
+from bench.results.record import Phase
+from bench.worker.events import Events
+from bench.worker.job import EVENTS_VARIABLE, TURN_VARIABLE
+from bench.worker.turns import Alone, Turn, TurnsEnded, of_job
+from tests.worker.a_job import a_job
+
+
+class Parent:
+    """Both pipes, from the parent's side."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hears, events = os.pipe()
+        turn, self.says = os.pipe()
+        monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+        monkeypatch.setenv(TURN_VARIABLE, str(turn))
+        self.open = {self.hears, self.says, events, turn}
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+        self.open.discard(descriptor)
+
+    def heard(self) -> list[dict[str, object]]:
+        os.set_blocking(self.hears, False)
+        try:
+            return [orjson.loads(line) for line in os.read(self.hears, 1 << 16).splitlines()]
+        except BlockingIOError:
+            return []
+
+
+@pytest.fixture
+def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
+    found = Parent(monkeypatch)
+    yield found
+    for descriptor in list(found.open):
+        found.close(descriptor)
+
+
+def turns_of(parent: Parent, tmp_path: Path, rank: int = 0) -> Turn:
+    events = Events(rank)
+    events.phase = Phase.MEASURE
+    job = a_job(tmp_path).model_copy(update={"in_turns": True})
+    turn = of_job(job, events, ALONE, rank)
+    assert isinstance(turn, Turn)
+    return turn
+
+
+def test_it_says_that_it_waits_goes_on_when_told_and_says_that_it_is_back(
+    parent: Parent, tmp_path: Path
+) -> None:
+    turn = turns_of(parent, tmp_path)
+    os.write(parent.says, b".")
+    assert turn.wait()
+    assert parent.heard() == [
+        {"rank": 0, "phase": "measure", "waiting": "window"},
+        {"rank": 0, "phase": "measure"},
+    ]
+
+
+def test_the_beginning_is_announced_as_such(parent: Parent, tmp_path: Path) -> None:
+    turn = turns_of(parent, tmp_path)
+    os.write(parent.says, b".")
+    turn.wait_to_begin()
+    assert parent.heard()[0]["waiting"] == "warm_up"
+
+
+def test_the_end_is_announced_as_such(parent: Parent, tmp_path: Path) -> None:
+    turn = turns_of(parent, tmp_path)
+    os.write(parent.says, b".")
+    turn.wait_for_the_end()
+    assert parent.heard()[0]["waiting"] == "end"
+
+
+def test_it_waits_until_it_is_told(parent: Parent, tmp_path: Path) -> None:
+    turn = turns_of(parent, tmp_path)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (turn.wait(), done.set()))
+    thread.start()
+    assert not done.wait(0.1)
+    os.write(parent.says, b".")
+    assert done.wait(5)
+    thread.join()
+
+
+def test_a_parent_that_has_gone_ends_it(parent: Parent, tmp_path: Path) -> None:
+    turn = turns_of(parent, tmp_path)
+    parent.close(parent.says)
+    with pytest.raises(TurnsEnded, match="has gone"):
+        turn.wait()
+
+
+def test_other_ranks_wait_for_rank_0_and_say_nothing(parent: Parent, tmp_path: Path) -> None:
+    class Peers:
+        barriers = 0
+
+        def any(self, flag: bool) -> bool:
+            return flag
+
+        def most(self, value: float) -> float:
+            return value
+
+        def barrier(self) -> None:
+            self.barriers += 1
+
+    peers = Peers()
+    job = a_job(tmp_path).model_copy(update={"in_turns": True})
+    turn = of_job(job, Events(1), peers, 1)
+    turn.wait_to_begin()
+    assert turn.wait()
+    turn.wait_for_the_end()
+    assert peers.barriers == 3
+    assert parent.heard() == []
+
+
+def test_a_launch_on_its_own_takes_no_turns(parent: Parent, tmp_path: Path) -> None:
+    alone = of_job(a_job(tmp_path), Events(0), ALONE, 0)
+    assert isinstance(alone, Alone)
+    alone.wait_to_begin()
+    assert not alone.wait()
+    alone.wait_for_the_end()
+    assert parent.heard() == []
