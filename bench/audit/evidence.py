@@ -60,6 +60,9 @@ class Evidence:
     diagnostics: Diagnostics | None = None
     """Null: the diagnostic pass did not run in this launch."""
 
+    in_turns: bool = False
+    """Another launch computed between the windows, to be compared with this one."""
+
     @property
     def quiet(self) -> bool:
         """No noise monitor found the machine disturbed, and nothing held its clock back."""

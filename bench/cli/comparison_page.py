@@ -33,6 +33,7 @@ _STYLES = {
     ComparisonVerdict.AMBIGUOUS.value: "yellow",
 }
 _HEADS = ("scenario", "case", "backend", "A samples/s", "B samples/s", "B / A", "verdict")
+_MANY_PCT = 10
 _ROUGHLY = 0.04
 """An interval wider than this shows its ratio with two decimals."""
 
@@ -131,8 +132,9 @@ def _rests_on(row: Comparison) -> Iterator[str]:
             f"threshold {row.threshold_pct:g} %"
         )
     if row.detectable_pct is not None:
+        change = f"{row.detectable_pct:.{0 if row.detectable_pct >= _MANY_PCT else 1}f}"
         yield (
-            f"the smallest change that this comparison could have seen: {row.detectable_pct:.2g} % "
+            f"the smallest change that this comparison could have seen: {change} % "
             "(in 80 % of runs with this scatter)"
         )
     if row.disturbed:

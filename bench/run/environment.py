@@ -75,9 +75,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def capture(
-    variables: Mapping[str, str], found: Mapping[str, str] | None = None
-) -> Environment:
+def capture(variables: Mapping[str, str], found: Mapping[str, str] | None = None) -> Environment:
     """Return the environment of a launch that starts with these variables.
 
     Args:

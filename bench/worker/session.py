@@ -96,6 +96,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         inspection=inspected,
         flops_per_sample=counted.per_sample,
         peak=_peak(job, device, inspected),
+        in_turns=job.in_turns,
     )
     report = RankReport(
         window_s=found.measured.window_s,

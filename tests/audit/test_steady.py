@@ -207,3 +207,11 @@ def test_on_a_quiet_machine_a_throttle_and_a_drift_are_seen(
         times(generator, count, scatter=scatter, correlation=0.5, shape=shape) for _ in range(200)
     )
     assert failures(series) >= least
+
+
+def test_windows_that_took_turns_with_another_launch_are_not_judged() -> None:
+    throttled = (1.0,) * 10 + (1.2,) * 10
+    assert found("windows_steady", window_s=throttled).result is FAIL
+    check = found("windows_steady", window_s=throttled, in_turns=True)
+    assert check.result is NA
+    assert "cancels in their ratio" in check.evidence

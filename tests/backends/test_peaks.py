@@ -100,7 +100,7 @@ def test_no_figure_with_sparsity_slipped_in_beside_a_dense_one(part: Part) -> No
     """Narrower types are faster by whole powers of two; one sparse figure would double a ratio."""
     rates = dict(part.dense_flops_per_s)
     bf16 = rates["bf16"]
-    whole = part.device.startswith("AWS")  # its tf32 is as fast as its bf16
+    whole = part.device.startswith("AWS")  # where tf32 is as fast as bf16
     assert rates["tf32"] == pytest.approx(bf16 if whole else bf16 / 2, rel=0.03)
     assert rates.get("fp16", bf16) == bf16
     wide = 2 * bf16 if "Inferentia2" not in part.device else bf16

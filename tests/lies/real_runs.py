@@ -15,9 +15,10 @@ SHARED_MACHINE = {"steady_state", "fence_waits"}
 """What a machine that others use may fail without any lie."""
 
 
-def launched(folder: Path, *, diagnose: bool = True, **knobs: Any) -> Launch:
+def launched(folder: Path, *, diagnose: bool = True, budget_s: float = 0.6, **knobs: Any) -> Launch:
     """Run one launch."""
-    job = a_job(folder, a_case(knobs), diagnose=diagnose, seed=3)
+    case = a_case(knobs, {"budget_s": budget_s})
+    job = a_job(folder, case, diagnose=diagnose, seed=3)
     launch = session.run(job, World(), Events(0), import_s=0.0)
     assert launch is not None
     return launch

@@ -156,8 +156,8 @@ def test_a_first_loss_far_from_chance_is_a_remark(first: float, odd: bool) -> No
 def test_a_fault_and_an_odd_first_loss_are_both_told() -> None:
     health = judge(a_run(9.0, 9.0, nonfinite_gradients=1), a_run(9.0, 1.0), 10)
     assert health.reason == (
-        "gradient elements that are NaN or infinite: 1; the first loss is 9, where a model that knows "
-        "nothing has ln(10) = 2.303"
+        "gradient elements that are NaN or infinite: 1; the first loss is 9, where a model that "
+        "knows nothing has ln(10) = 2.303"
     )
 
 

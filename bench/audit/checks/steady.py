@@ -34,6 +34,11 @@ def windows_steady(evidence: Evidence) -> Finding:
     0.4 %, a step of 5 % is seen in 99 % of launches and a drift of 5 % in 75 %.
     """
     count = len(evidence.window_s)
+    if evidence.in_turns:
+        return NA, (
+            "the windows took turns with those of another launch: a change of speed that both met "
+            "cancels in their ratio"
+        )
     if count < FEWEST:
         return NA, f"{count} windows, at least {FEWEST} are needed"
     halves = _change_of_halves(evidence.window_s)
