@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 
+def wide_mlp() -> Any:
+    """Return a model whose few large products keep the device busy while the host waits."""
+    import torch
+
+    wide = [torch.nn.Linear(2048, 2048) for _ in range(3)]
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(3072, 2048), *wide, torch.nn.Linear(2048, 10)
+    )
+
+
 def nothing() -> None:
     """Plant no lie: the control."""
 
