@@ -108,6 +108,8 @@ class ClockRates:
     """Of the part that works; null: not told."""
     throttled: Mapping[str, int] = field(default_factory=dict)
     """How often each reason for running slower was met, since some fixed moment."""
+    calculation_us: float | None = None
+    """What a fixed calculation takes on it; null: none is made there. Unit: microseconds."""
 
 
 class Device(ABC):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.backends import host
 from bench.backends.base import ClockRates
+from bench.backends.host_pace import calculation_us
 
 _HEAT = {
     "core": "a core was too hot (core_throttle_count rose)",
@@ -20,7 +21,7 @@ _MOST_BYTES = 2**20
 
 
 class HostClocks:
-    """Reads the clock of the CPU that this thread runs on, and the thermal counters of all.
+    """Reads the clock and the pace of the CPU this thread runs on, and all thermal counters.
 
     One CPU, since some kernels sleep for 10 ms to find the rate of one that rests; that of the
     thread that trains has just been at work.
@@ -50,18 +51,20 @@ class HostClocks:
             for kind, reason in _HEAT.items()
         }
 
-    def read(self) -> ClockRates | None:
-        """Return the rate and the counts so far; null where the system tells neither."""
+    def read(self) -> ClockRates:
+        """Return the rate and the counts so far, where the system tells them, and the pace."""
         throttled = {}
         for reason, files in self._heat.items():
             counts = [count for count in map(_number, files) if count is not None]
             if counts:
                 throttled[reason] = sum(counts)
+        pace = calculation_us()
         rate = self._rate()
         if rate is not None:
             source, mhz = rate
-            return ClockRates(f"{source} of the training thread's CPU", mhz, throttled)
-        return ClockRates("thermal throttle counters", None, throttled) if throttled else None
+            return ClockRates(f"{source} of the training thread's CPU", mhz, throttled, pace)
+        source = "thermal throttle counters" if throttled else "a fixed calculation"
+        return ClockRates(source, None, throttled, pace)
 
     def _rate(self) -> tuple[str, float] | None:
         """Return the name of the source, and the rate in MHz; null: the system does not tell."""

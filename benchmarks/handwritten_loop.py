@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import timm
@@ -96,8 +96,13 @@ def timed_on_xla(args: argparse.Namespace) -> Callable[[int], float]:
     return run
 
 
-def main() -> None:
-    """Time the loop that the command line describes, as often as asked."""
+def timed(args: argparse.Namespace) -> Callable[[int], float]:
+    """Return a function that runs so many steps of the described loop and returns their seconds."""
+    return (timed_on_cpu if args.backend == "cpu" else timed_on_xla)(args)
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the description of a loop; null: from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", choices=["cpu", "xla"], default="cpu")
     parser.add_argument("--model", required=True)
@@ -108,11 +113,16 @@ def main() -> None:
     parser.add_argument("--source", choices=["random", "cached"], default="random")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Time the loop that the command line describes, as often as asked."""
+    args = arguments()
     torch.manual_seed(args.seed)
-    timed = (timed_on_cpu if args.backend == "cpu" else timed_on_xla)(args)
+    run = timed(args)
     for line in sys.stdin:
-        print(json.dumps({"seconds": timed(int(line))}), flush=True)
+        print(json.dumps({"seconds": run(int(line))}), flush=True)
     # The device loader's threads would wait for ever on an endless loader.
     os._exit(0)
 

@@ -1,9 +1,9 @@
 """Does the harness slow down what it measures? Its rate against that of a hand-written loop.
 
 A pair is one launch of the harness and one run of `handwritten_loop.py`, each in a process of its
-own, with the same model, data source, batch, optimizer and threads; the two compute in turns, and
-the order alternates. Pairs are added until the 95 % interval of the median ratio lies inside, or
-wholly outside, 0.98 to 1.02.
+own (or both in one: `--one-process`), with the same model, data source, batch, optimizer and
+threads; the two compute in turns, and the order alternates. Pairs are added until the 95 % interval
+of the median ratio lies inside, or wholly outside, 0.98 to 1.02.
 
 Exit code 0: inside; 1: outside; 2: usage; 3: undecided; 4: a side failed.
 """
@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import turns
@@ -31,26 +29,14 @@ _EXIT = {Verdict.INSIDE: 0, Verdict.OUTSIDE: 1, Verdict.UNDECIDED: 3}
 _EXIT_USAGE, _EXIT_FAILED = 2, 4
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Equally many launches of each side."""
-
-    drawn: tuple[Drawn, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Geometric mean of harness / hand-written: below 1 the harness is slower."""
-        return statistics.geometric_mean(drawn.ratio for drawn in self.drawn)
-
-
-def median_of(pairs: Sequence[Pair]) -> Median:
+def median_of(pairs: Sequence[Drawn]) -> Median:
     """Return the median ratio with its interval."""
     return median_interval([pair.ratio for pair in pairs])
 
 
-def until_decided(draw: Callable[[int], Pair], most: int) -> Iterator[list[Pair]]:
+def until_decided(draw: Callable[[int], Drawn], most: int) -> Iterator[list[Drawn]]:
     """Draw pairs until there is a verdict, or `most` of them; yields all so far after each."""
-    pairs: list[Pair] = []
+    pairs: list[Drawn] = []
     for number in range(most):
         pairs.append(draw(number))
         yield pairs
@@ -65,10 +51,10 @@ def main() -> int:
     if not probe.available:
         _say(f"{args.backend} is not available: {probe.reason}; {probe.remedy}")
         return _EXIT_USAGE
-    pairs: list[Pair] = []
+    pairs: list[Drawn] = []
     try:
 
-        def one(number: int) -> Drawn:
+        def draw(number: int) -> Drawn:
             return turns.draw(
                 probe,
                 WORKLOADS[args.model],
@@ -77,11 +63,8 @@ def main() -> int:
                 seconds=args.seconds,
                 seed=args.seed + number,
                 number=number,
+                one_process=args.one_process,
             )
-
-        def draw(number: int) -> Pair:
-            first = number * args.launches
-            return Pair(tuple(one(first + i) for i in range(args.launches)))
 
         for pairs in until_decided(draw, args.pairs):
             _say(_progress(pairs))
@@ -109,18 +92,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="compute threads of either side")
     parser.add_argument("--seconds", type=float, default=12.0, help="timed, per side of a pair")
     parser.add_argument("--pairs", type=int, default=MOST_PAIRS, help="at most")
-    parser.add_argument("--launches", type=int, default=1, help="of either side, in a pair")
+    parser.add_argument(
+        "--one-process", action="store_true", help="run the loop in the launch's own process"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.pairs < FEWEST:
         parser.error(f"--pairs {args.pairs}: below {FEWEST} pairs the median has no 95 % interval")
-    if args.threads < 1 or args.launches < 1 or args.seconds <= 0:
-        parser.error("--threads, --launches and --seconds must be positive")
+    if args.threads < 1 or args.seconds <= 0:
+        parser.error("--threads and --seconds must be positive")
     return args
 
 
-def _document(args: argparse.Namespace, pairs: Sequence[Pair], host: Any) -> dict[str, Any]:
+def _document(args: argparse.Namespace, pairs: Sequence[Drawn], host: Any) -> dict[str, Any]:
     median = median_of(pairs)
     return {
         "backend": args.backend,
@@ -131,29 +116,27 @@ def _document(args: argparse.Namespace, pairs: Sequence[Pair], host: Any) -> dic
         "ratio_low": median.low,
         "ratio_high": median.high,
         "verdict": median.against(LOWER, UPPER),
-        "launches_in_pair": args.launches,
-        "launches": [
+        "one_process": args.one_process,
+        "pairs": [
             {
-                "harness_samples_per_s": drawn.harness.samples_per_s,
-                "handwritten_samples_per_s": drawn.handwritten,
-                "failed_checks": drawn.harness.failed_checks,
+                "harness_samples_per_s": pair.harness.samples_per_s,
+                "handwritten_samples_per_s": pair.handwritten,
+                "failed_checks": pair.harness.failed_checks,
             }
             for pair in pairs
-            for drawn in pair.drawn
         ],
         "host_time": host,
     }
 
 
-def _progress(pairs: Sequence[Pair]) -> str:
+def _progress(pairs: Sequence[Drawn]) -> str:
     last = pairs[-1]
-    ratios = ", ".join(f"{drawn.ratio:.4f}" for drawn in last.drawn)
-    failed = {name for drawn in last.drawn for name in drawn.harness.failed_checks}
+    failed = ", ".join(last.harness.failed_checks)
     return (
-        f"pair {len(pairs)}: harness {last.drawn[-1].harness.samples_per_s:.4g}, hand-written "
-        f"{last.drawn[-1].handwritten:.4g} samples/s, ratio {ratios}; "
+        f"pair {len(pairs)}: harness {last.harness.samples_per_s:.4g}, hand-written "
+        f"{last.handwritten:.4g} samples/s, ratio {last.ratio:.4f}; "
         f"median so far {_interval(median_of(pairs))}"
-        + (f"; audit failed: {', '.join(sorted(failed))}" if failed else "")
+        + (f"; audit failed: {failed}" if failed else "")
     )
 
 

@@ -137,8 +137,12 @@ def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: in
 
 def command(name: str, arguments: Mapping[str, object]) -> list[str]:
     """Return the command line of a script of this folder; options without their dashes."""
-    options = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, str(Path(__file__).with_name(name)), *options]
+    return [sys.executable, str(Path(__file__).with_name(name)), *options(arguments)]
+
+
+def options(arguments: Mapping[str, object]) -> list[str]:
+    """Return the words of a command line that give these options, named without their dashes."""
+    return [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
 
 
 def script_environment(threads: int) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """A launch of the harness and a run of the hand-written loop, alive together, computing in turns.
 
-Each side is a process of its own. While one computes the other waits, so that both meet the same
-machine: on one that drifts by 10 % within a minute, two runs after each other could not be told
-apart to 2 %. Where one thread computes, both are kept on one and the same CPU for the same reason.
+While one computes the other waits, so both meet the same machine: on one that drifts by 10 %
+within a minute, two runs after each other could not be told apart to 2 %. Where one thread
+computes, both are kept on one and the same CPU. Each side is a process of its own, or both
+share one: that settles what two processes cannot where they differ for as long as they live.
 This module must not import torch, and it must not decide anything from the numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,6 +28,7 @@ from sides import (
     Workload,
     command,
     knobs_of,
+    options,
     planned_case,
     script_environment,
 )
@@ -120,11 +123,11 @@ class Side:
         raise SideFailed(f"{self._name} ended with exit code {code}:\n{tail}")
 
 
-class Handwritten(Side):
-    """The hand-written loop."""
+class Handwritten:
+    """The hand-written loop, in whichever process answers for it."""
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        super().__init__(argv, environment)
+    def __init__(self, side: Side) -> None:
+        self._side = side
         self.seconds = 0.0
         self.steps = 0
         self._step_s = 0.0
@@ -143,25 +146,25 @@ class Handwritten(Side):
         self.steps += steps
 
     def _run(self, steps: int) -> float:
-        self.send(str(steps))
-        return float(self.answer()["seconds"])
+        self._side.send(str(steps))
+        return float(self._side.answer()["seconds"])
 
 
-class Harness(Side):
+class Harness:
     """A launch of the harness."""
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        super().__init__(argv, environment)
+    def __init__(self, side: Side) -> None:
+        self._side = side
         self.launch: Launch | None = None
 
     def warm_up(self) -> float:
         """Wait until it is about to open its first window; returns a window's expected seconds."""
-        return float(self.answer()["window_s"])
+        return float(self._side.answer()["window_s"])
 
     def turn(self) -> None:
         """Let it time its next windows."""
-        self.send("")
-        answer = self.answer()
+        self._side.send("")
+        answer = self._side.answer()
         if "launch" in answer:
             self.launch = Launch.model_validate_json(json.dumps(answer["launch"]))
 
@@ -175,6 +178,7 @@ def draw(
     seconds: float,
     seed: int,
     number: int,
+    one_process: bool,
 ) -> Drawn:
     """Run one launch of either side, in turns.
 
@@ -186,6 +190,7 @@ def draw(
         seconds: Inside the windows of the launch, and about as much for the loop.
         seed: Of both.
         number: Of the draw; odd ones let the loop begin.
+        one_process: Run the loop inside the process of the launch.
 
     Raises:
         SideFailed: one of them gave no number.
@@ -205,36 +210,52 @@ def draw(
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as name:
         job = Path(name) / "job.json"
         job.write_text(_job(planned, seed, name).model_dump_json(by_alias=True), encoding="utf-8")
-        ours_argv = command("harness_side.py", {"job": job})
-        theirs_argv = command(
-            "handwritten_loop.py",
-            {
-                "backend": planned.backend,
-                "model": workload.model,
-                "model-kwargs": json.dumps(workload.model_kwargs),
-                "image-size": workload.image_size,
-                "classes": workload.classes,
-                "batch-size": workload.batch_size,
-                "source": source,
-                "threads": threads,
-                "seed": seed,
-            },
-        )
-        with Harness(ours_argv, launching.environment_of(planned)) as ours:
+        loop: dict[str, object] = {
+            "backend": planned.backend,
+            "model": workload.model,
+            "model-kwargs": json.dumps(workload.model_kwargs),
+            "image-size": workload.image_size,
+            "classes": workload.classes,
+            "batch-size": workload.batch_size,
+            "source": source,
+            "threads": threads,
+            "seed": seed,
+        }
+        launch: dict[str, object] = {"job": job}
+        if one_process:
+            launch["guest"] = json.dumps(options(loop))
+        with contextlib.ExitStack() as alive:
+            harness_side = alive.enter_context(
+                Side(command("harness_side.py", launch), launching.environment_of(planned))
+            )
+            ours = Harness(harness_side)
             window_s = ours.warm_up()
-            with Handwritten(theirs_argv, script_environment(threads)) as theirs:
-                theirs.warm_up()
-                turn = number
-                while ours.launch is None:
-                    if turn % 2 == 0:
-                        ours.turn()
-                        theirs.turn(window_s)
-                    else:
-                        theirs.turn(window_s)
-                        ours.turn()
-                    turn += 1
-                rate = theirs.steps * workload.batch_size / theirs.seconds
-                return Drawn(_value(ours.launch), rate)
+            theirs = Handwritten(
+                harness_side
+                if one_process
+                else alive.enter_context(
+                    Side(command("handwritten_loop.py", loop), script_environment(threads))
+                )
+            )
+            theirs.warm_up()
+            return _in_turns(ours, theirs, window_s, number, workload.batch_size)
+
+
+def _in_turns(
+    ours: Harness, theirs: Handwritten, window_s: float, number: int, batch_size: int
+) -> Drawn:
+    turn = number
+    while ours.launch is None:
+        if turn % 2 == 0:
+            ours.turn()
+            # The process that answers for the loop may have ended with the launch.
+            if ours.launch is None:
+                theirs.turn(window_s)
+        else:
+            theirs.turn(window_s)
+            ours.turn()
+        turn += 1
+    return Drawn(_value(ours.launch), theirs.steps * batch_size / theirs.seconds)
 
 
 def _stay_on_one_cpu(number: int) -> None:

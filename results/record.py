@@ -163,6 +163,10 @@ class Clocks(Strict):
     mhz_max: float | None = None
     throttled: list[str] = []
     """Reasons that the device gave for running slower than it could, each once."""
+    calculation_us_min: float | None = None
+    """What a fixed calculation took after a window, at least; null: the host is not the device."""
+    calculation_us_max: float | None = None
+    """The same, at most."""
 
 
 class Energy(Strict):
@@ -256,6 +260,9 @@ class Diagnostics(Strict):
     """Time in the loader's next() / time of the window."""
     device_twin_samples_per_s: float | None = None
     """The same step fed from batches that lie on the device: the upper bound for any loader."""
+    device_twin_gaps: list[float] = []
+    """How much faster each of its blocks was than the block with the loader just before it, as a
+    share."""
     doubling_ratio: float | None = None
     """T(2K periods) / T(K periods); 2 when the clock sees the work."""
     naive_samples_per_s: float | None = None

@@ -51,6 +51,8 @@ class Evidence:
     clocks: Clocks | None = None
     clock_mhz: tuple[float, ...] = ()
     """After each clean window; empty: cannot be read."""
+    calculation_us: tuple[float, ...] = ()
+    """What a fixed calculation took on the device after each; empty: none was made."""
     samples_per_s: float | None = None
     """Of this rank, over all its windows."""
     flops_per_sample: float | None = None
@@ -64,6 +66,14 @@ class Evidence:
     """Another launch computed between the windows, to be compared with this one."""
 
     @property
+    def held_back(self) -> list[str]:
+        """Why the device counts as slowed from outside; empty: it does not."""
+        # Workers and other ranks of ours may share the core. And what slows two launches that take
+        # turns slows both.
+        alone = self.knobs.data.workers == 0 and self.knobs.processes == 1 and not self.in_turns
+        return held_back(self.clocks, self.clock_mhz, self.calculation_us if alone else ())
+
+    @property
     def quiet(self) -> bool:
-        """No noise monitor found the machine disturbed, and nothing held its clock back."""
-        return not self.noise.reasons and not held_back(self.clocks, self.clock_mhz)
+        """No noise monitor found the machine disturbed, and nothing slowed the device down."""
+        return not self.noise.reasons and not self.held_back

@@ -120,6 +120,11 @@ def _clocks(clocks: Clocks) -> str:
     known = "unknown"
     if clocks.mhz_min is not None and clocks.mhz_max is not None:
         known = f"{clocks.mhz_min:.0f} to {clocks.mhz_max:.0f} MHz"
+    if clocks.calculation_us_min is not None and clocks.calculation_us_max is not None:
+        known += (
+            f", a fixed calculation took {clocks.calculation_us_min:.0f} to "
+            f"{clocks.calculation_us_max:.0f} us"
+        )
     held = f"; held back by {', '.join(clocks.throttled)}" if clocks.throttled else ""
     return f"{known} ({clocks.source}){held}"
 

@@ -27,6 +27,8 @@ class Reading:
     mhz: float | None = None
     throttled: Mapping[str, int] = field(default_factory=dict)
     """How often each reason for running slower was met, since some fixed moment."""
+    calculation_us: float | None = None
+    """What a fixed calculation took on the device, at once. Unit: microseconds."""
 
 
 class Around(NamedTuple):
@@ -92,6 +94,12 @@ def clock_mhz(windows: Sequence[Around]) -> list[float]:
     return [value for value in told if value is not None] if None not in told else []
 
 
+def calculation_us(windows: Sequence[Around]) -> list[float]:
+    """Return what the fixed calculation took after each window; empty where one is unknown."""
+    told = [around.after.calculation_us for around in windows]
+    return [value for value in told if value is not None] if None not in told else []
+
+
 def clocks(windows: Sequence[Around], source: str | None) -> Clocks | None:
     """Return the record's summary of the clock over windows; null: the device tells none.
 
@@ -102,6 +110,7 @@ def clocks(windows: Sequence[Around], source: str | None) -> Clocks | None:
     if source is None:
         return None
     rates = clock_mhz(windows)
+    paces = calculation_us(windows)
     met = dict.fromkeys(
         reason
         for around in windows
@@ -113,6 +122,8 @@ def clocks(windows: Sequence[Around], source: str | None) -> Clocks | None:
         mhz_min=min(rates, default=None),
         mhz_max=max(rates, default=None),
         throttled=list(met),
+        calculation_us_min=min(paces, default=None),
+        calculation_us_max=max(paces, default=None),
     )
 
 
@@ -181,4 +192,12 @@ def clocks_of_all(ranks: Sequence[Clocks]) -> Clocks | None:
         mhz_min=min((one.mhz_min for one in ranks if one.mhz_min is not None), default=None),
         mhz_max=max((one.mhz_max for one in ranks if one.mhz_max is not None), default=None),
         throttled=list(dict.fromkeys(reason for one in ranks for reason in one.throttled)),
+        calculation_us_min=min(
+            (one.calculation_us_min for one in ranks if one.calculation_us_min is not None),
+            default=None,
+        ),
+        calculation_us_max=max(
+            (one.calculation_us_max for one in ranks if one.calculation_us_max is not None),
+            default=None,
+        ),
     )

@@ -39,6 +39,7 @@ class DeviceGauge:
             joules=energy.joules,
             mhz=None if rates is None else rates.mhz,
             throttled={} if rates is None else dict(rates.throttled),
+            calculation_us=None if rates is None else rates.calculation_us,
         )
 
     def clocks(self, windows: Sequence[Around]) -> Clocks | None:

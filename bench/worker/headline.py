@@ -146,6 +146,7 @@ def evidence_of(
         memory_bytes=tuple(readings.memory_bytes(readings.throughout(measured.readings))),
         clocks=headline.clocks,
         clock_mhz=tuple(readings.clock_mhz(measured.readings)),
+        calculation_us=tuple(readings.calculation_us(measured.readings)),
         samples_per_s=samples / math.fsum(measured.window_s),
         voided_windows=headline.measured.voided,
         windows_exhausted=headline.measured.exhausted,

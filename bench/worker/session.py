@@ -197,6 +197,7 @@ def _diagnose(
         alignment,
         periods=found.measured.micro_batches_per_window // alignment.period,
         budget_s=job.case.measure.budget_s / job.case.measure.launches,
+        prefetched=registry.get(job.backend).prefetched(job.case.knobs),
         seed=job.seed + world.rank,
         peers=peers,
     )

@@ -12,7 +12,10 @@ from tests.audit.honest import FAIL, NA, PASS, found, knobs
 
 def loader(share: float | None, twin: float | None, **changes: Any) -> Check:
     """Return what is found of a launch of 100 samples/s with this share and this twin."""
-    diagnosed = Diagnostics(loader_wait_share=share, device_twin_samples_per_s=twin)
+    gaps = [] if twin is None else [twin / 100.0 - 1] * 3
+    diagnosed = Diagnostics(
+        loader_wait_share=share, device_twin_samples_per_s=twin, device_twin_gaps=gaps
+    )
     eager = {"executions": None, "expected_executions": None}
     return found(
         "loader_bound", **{"diagnostics": diagnosed, "samples_per_s": 100.0, **eager, **changes}
@@ -79,15 +82,21 @@ def test_where_next_waits_for_the_device_only_the_twin_is_heard() -> None:
     assert loader(0.7, 140.0, noise=noisy, **graphs).result is PASS
 
 
-def test_the_twin_of_all_ranks_is_compared_rank_by_rank() -> None:
-    two = knobs(processes=2)
-    assert loader(0.2, 210.0, knobs=two).result is PASS
-    assert loader(0.2, 250.0, knobs=two).result is FAIL
-
-
 def test_what_was_not_looked_at_is_not_judged() -> None:
     assert found("loader_bound", diagnostics=None).result is NA
     assert loader(None, None).result is NA
     assert loader(0.4, None).result is NA
-    assert loader(0.4, 167.0, samples_per_s=None).result is NA
     assert loader(None, None, knobs=knobs(data={"source": "device"})).result is NA
+
+
+def test_every_block_of_a_lone_twin_must_be_faster() -> None:
+    def among(share: float, gaps: list[float]) -> CheckResult:
+        diagnosed = Diagnostics(loader_wait_share=share, device_twin_gaps=gaps)
+        return found(
+            "loader_bound", diagnostics=diagnosed, executions=None, expected_executions=None
+        ).result
+
+    assert among(0.01, [0.5, 0.4, 0.3]) is FAIL
+    assert among(0.01, [0.5, 0.4, 0.2]) is PASS
+    assert among(0.40, [0.5, 0.4, 0.01]) is FAIL
+    assert among(0.40, [0.5, 0.4, -0.01]) is PASS

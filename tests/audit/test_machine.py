@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from bench.audit.held_back import held_back
 from bench.results.record import CheckResult, Clocks, Noise
-from tests.audit.honest import FAIL, NA, PASS, found
+from tests.audit.honest import FAIL, HONEST, NA, PASS, found, knobs
 
 CPUFREQ = Clocks(source="scaling_cur_freq", mhz_min=3000.0, mhz_max=3100.0)
 
@@ -60,8 +63,45 @@ class TestClocks:
             "no reason to slow down (thermal throttle counters)",
         )
 
-    def test_rates_without_clocks_are_nobodys(self) -> None:
-        assert held_back(None, (3000.0, 1000.0, 1000.0)) == []
+    def test_a_neighbour_on_the_core_shows_in_the_fixed_calculation(self) -> None:
+        paces = (100.0,) * 6 + (170.0,) * 3 + (160.0,)
+        check = found("clocks_held", clocks=CPUFREQ, calculation_us=paces)
+        assert check.result is FAIL
+        assert check.evidence.startswith(
+            "a fixed calculation that took 100 us at the usual speed took up to 170 us, over 10 % "
+            "longer after 4 of 10 windows"
+        )
+
+    @pytest.mark.parametrize(
+        "paces", [(100.0,) * 9 + (170.0,), (100.0, 109.0) * 5, (100.0,) + (60.0,) * 9, ()]
+    )
+    def test_a_single_slow_calculation_or_a_small_change_is_none(
+        self, paces: tuple[float, ...]
+    ) -> None:
+        assert found("clocks_held", clocks=CPUFREQ, calculation_us=paces).result is PASS
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"knobs": knobs(data={"source": "random", "workers": 2})},
+            {"knobs": knobs(processes=2)},
+            {"in_turns": True},
+        ],
+    )
+    def test_it_is_not_judged_where_our_own_work_may_share_the_core(
+        self, changes: dict[str, Any]
+    ) -> None:
+        paces = (100.0, 170.0) * 5
+        check = found("clocks_held", clocks=CPUFREQ, calculation_us=paces, **changes)
+        assert check.result is PASS
+
+    def test_a_disturbed_device_is_not_quiet(self) -> None:
+        slowed = dataclasses.replace(HONEST, clocks=CPUFREQ, calculation_us=(100.0, 170.0) * 5)
+        assert not slowed.quiet
+        assert dataclasses.replace(slowed, calculation_us=(100.0, 101.0) * 5).quiet
+
+    def test_rates_are_judged_without_a_source(self) -> None:
+        assert len(held_back(None, (3000.0, 3000.0, 1000.0, 1000.0))) == 1
 
 
 class TestQuiet:

@@ -13,6 +13,7 @@ from bench.measure.readings import (
     Around,
     Reading,
     after_each,
+    calculation_us,
     clock_mhz,
     clocks,
     clocks_of_all,
@@ -139,6 +140,8 @@ def test_one_unknown_reading_leaves_no_series() -> None:
     windows = [Around(told, told), Around(told, Reading())]
     assert memory_bytes(after_each(windows)) == []
     assert clock_mhz(windows) == []
+    assert calculation_us(windows) == []
+    assert calculation_us([Around(told, Reading(calculation_us=90.0))]) == [90.0]
 
 
 def test_a_target_that_shows_nothing_has_no_figures() -> None:
