@@ -107,6 +107,23 @@ def paired_speedup(
     return t_interval([math.exp(theirs[key] - ours[key]) for key in shared], confidence)
 
 
+def wanted_launches(launches: Sequence[Launch], measure: Measure) -> int:
+    """Return how many launches a run needs, as far as those so far tell.
+
+    The protocol's own number; with a precision target, once that many are there, what Stein's rule
+    says of them: the later ones do not change the answer.
+
+    Args:
+        launches: In the order in which they were run.
+        measure: The protocol.
+    """
+    pilot = launches[: measure.launches]
+    if measure.precision_target is None or len(pilot) < measure.launches:
+        return measure.launches
+    values = [launch_value(launch) for launch in pilot]
+    return stein_launches(values, measure.precision_target, measure.max_launches)
+
+
 def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
     """Return the figures of a run, by the method that its protocol asked for.
 

@@ -18,9 +18,9 @@ from typing import Literal, Protocol
 
 from bench.backends import registry
 from bench.results import health as training_health
-from bench.results import statistics
 from bench.results.record import Health, Launch, Outcome, Phase
 from bench.results.scratch import Scratch
+from bench.results.statistics import wanted_launches
 from bench.results.store import Store, Stored
 from bench.run import launching, recording
 from bench.run.ending import End
@@ -118,7 +118,7 @@ class Rounds:
             if case.planned.runnable:
                 case.launches = self._scratch.recover(case.planned.keys.fingerprint)
                 if case.launches:
-                    self._extend_for_precision(case)
+                    case.wanted = wanted_launches(case.launches, case.planned.case.measure)
 
     def run(self) -> list[Stored]:
         """Run every case to its record.
@@ -186,18 +186,9 @@ class Rounds:
         self._scratch.keep(self._session, case.planned.keys.fingerprint, result)
         case.launches.append(result)
         if len(case.launches) == measure.launches:
-            self._extend_for_precision(case)
+            case.wanted = wanted_launches(case.launches, case.planned.case.measure)
         if self._complete(case) and not case.planned.has_health_pass:
             self._finish(case, None)
-
-    def _extend_for_precision(self, case: Progressing) -> None:
-        measure = case.planned.case.measure
-        if measure.precision_target is None or len(case.launches) < measure.launches:
-            return
-        pilot = [statistics.launch_value(x) for x in case.launches[: measure.launches]]
-        case.wanted = statistics.stein_launches(
-            pilot, measure.precision_target, measure.max_launches
-        )
 
     def _interrupt(self, phase: Phase, during: Progressing | None = None) -> None:
         self.interrupted = True

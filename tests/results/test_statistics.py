@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.results.record import Launch
 from bench.results.statistics import (
     Interval,
     launch_value,
@@ -17,6 +18,7 @@ from bench.results.statistics import (
     stein_launches,
     summarise,
     t_interval,
+    wanted_launches,
 )
 from bench.scenarios.schema import Measure
 from tests.builders import a_launch, launches_of
@@ -217,10 +219,10 @@ class TestPairedSpeedup:
                 launches_of(*(truth * machine[b] for _, b in slots)),
             )
             assert paired is not None
-            paired_hits += _holds(paired, truth)
+            paired_hits += _within(paired.low, paired.high, truth)
             # The same launches, one case after the other, compared as if the machine stood still.
             sequential = t_interval(truth * machine[rounds:] / machine[:rounds])
-            sequential_hits += _holds(sequential, truth)
+            sequential_hits += _within(sequential.low, sequential.high, truth)
         assert 0.93 <= paired_hits / DRAWS <= 0.97
         assert sequential_hits / DRAWS < 0.75
 
@@ -244,23 +246,21 @@ class TestCoverage:
     @pytest.mark.parametrize(("target_pct", "cap"), [(2.0, 1000), (1.0, 1000), (1.0, 30)])
     def test_of_a_precision_target(self, target_pct: float, cap: int) -> None:
         random = np.random.default_rng(7)
-        pilot = 4
+        measure = Measure(launches=4, precision_target=target_pct, max_launches=cap)
         hits = tight = 0
         for _ in range(DRAWS):
-            values = list(self.TRUTH * np.exp(random.normal(0, 0.01, pilot)))
-            wanted = stein_launches(values, target_pct, cap)
-            values += list(self.TRUTH * np.exp(random.normal(0, 0.01, wanted - pilot)))
-            interval = stein_interval(values, pilot)
-            hits += _holds(interval, self.TRUTH)
-            assert interval.high is not None
-            tight += interval.high / interval.estimate - 1 <= target_pct / 100 * (1 + 1e-9)
-            assert len(values) <= cap
+            launches: list[Launch] = []
+            # As rounds do: the answer is asked for after every launch.
+            while len(launches) < wanted_launches(launches, measure):
+                launches += launches_of(self.TRUTH * math.exp(random.normal(0, 0.01)))
+            figures = summarise(launches, measure)
+            low, high = figures.samples_per_s_low, figures.samples_per_s_high
+            hits += _within(low, high, self.TRUTH)
+            assert high is not None
+            tight += high / figures.samples_per_s - 1 <= target_pct / 100 * (1 + 1e-9)
+            assert len(launches) <= cap
         assert 0.93 <= hits / DRAWS <= 0.97
         assert tight == DRAWS if cap > 30 else tight < DRAWS
-
-
-def _holds(interval: Interval, truth: float) -> bool:
-    return _within(interval.low, interval.high, truth)
 
 
 def _within(low: float | None, high: float | None, truth: float) -> bool:

@@ -26,7 +26,7 @@ from bench.results.record import (
 from bench.results.row import Row
 from bench.results.rows import rows_of
 from bench.results.store import Problem, Store, Stored, StoreError
-from bench.results.table import PUBLISHED, Format, Table, read, read_claims, write
+from bench.results.table import PUBLISHED, Format, Table, frame, read, read_claims, write
 from bench.results.wording import (
     figure,
     is_wide,
@@ -149,6 +149,16 @@ class TestCsv:
 
     def test_of_nothing_is_a_header(self) -> None:
         assert written(Table([], columns=["case"]), Format.CSV) == "case\n"
+
+
+class TestFrame:
+    def test_keeps_counts_whole_beside_unknowns_and_agrees_with_csv(self) -> None:
+        table = Table(rows())
+        found = frame(table)
+        assert found["peak_memory_bytes"][0] == 3 * 2**30
+        assert type(found["peak_memory_bytes"][0]) is int
+        assert found["peak_memory_bytes"][2] is None
+        assert found.to_csv(index=False) == written(table, Format.CSV)
 
 
 class TestMarkdown:
@@ -589,7 +599,7 @@ def test_a_rough_bound_is_written_out_where_that_is_short(value: float, text: st
     assert rough(value) == text
 
 
-def test_the_room_never_imports_torch_and_pandas_only_for_csv() -> None:
+def test_the_room_imports_neither_torch_nor_pandas() -> None:
     code = (
         "import sys, bench.results.table, bench.results.terminal, bench.results.scratch;"
         "print([m for m in ('torch', 'pandas', 'scipy.stats') if m in sys.modules])"
