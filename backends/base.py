@@ -81,7 +81,8 @@ class Counters:
     compile_s: float | None = None
     """Unit: seconds."""
     executions: int | None = None
-    fallbacks: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: Mapping[str, int] | None = None
+    """Operators that ran on the host in place of the device, by name."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class EnergyCount:
 class ClockRates:
     """How fast the device's clock runs at one moment, and what has held it back so far."""
 
-    source: str
+    source: str | None
+    """Null: neither a rate nor a reason is told."""
     mhz: float | None = None
     """Of the part that works; null: not told."""
     throttled: Mapping[str, int] = field(default_factory=dict)

@@ -73,7 +73,7 @@ class CpuBackend(Backend):
         threads = threads_per_rank(knobs)
         loopback = {"GLOO_SOCKET_IFNAME": "lo"} if os.path.exists("/sys/class/net/lo") else {}  # noqa: PTH110
         return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | (
-            loopback if knobs.processes > 1 else {}
+            loopback if knobs.engine == "ddp" else {}
         )
 
     def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
@@ -120,7 +120,7 @@ class CpuBackend(Backend):
         return True
 
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
-        """Give inductor a folder of its own."""
+        """Give inductor a folder; torch's header precompiled for all programs stays outside."""
         if knobs.compile != "inductor":
             return None
         return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}

@@ -30,6 +30,7 @@ class HostClocks:
         system: Where the CPUs' folders of sysfs are.
         proc: Where /proc is.
         cpus: Numbers of the CPUs; those this process may use by default.
+        paced: Make the fixed calculation; not where threads of our own go on beside it.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class HostClocks:
         system: Path = Path("/sys/devices/system/cpu"),
         proc: Path = Path("/proc"),
         cpus: Collection[int] | None = None,
+        paced: bool = True,
     ) -> None:
+        self._paced = paced
         self._system = system
         self._stat = str(proc / "thread-self" / "stat")
         self._cpuinfo = str(proc / "cpuinfo")
@@ -58,13 +61,13 @@ class HostClocks:
             counts = [count for count in map(_number, files) if count is not None]
             if counts:
                 throttled[reason] = sum(counts)
-        pace = calculation_us()
+        pace = calculation_us() if self._paced else None
         rate = self._rate()
         if rate is not None:
             source, mhz = rate
             return ClockRates(f"{source} of the training thread's CPU", mhz, throttled, pace)
-        source = "thermal throttle counters" if throttled else "a fixed calculation"
-        return ClockRates(source, None, throttled, pace)
+        counted = "thermal throttle counters" if throttled else None
+        return ClockRates(counted, None, throttled, pace)
 
     def _rate(self) -> tuple[str, float] | None:
         """Return the name of the source, and the rate in MHz; null: the system does not tell."""

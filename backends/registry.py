@@ -11,12 +11,12 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import bench
 from bench.backends.base import Backend, Probe
+from bench.backends.temporary import remedy, temporary_folder, told
 
 GROUP = "bench.backends"
 PROBE_TIMEOUT_S = 180.0
@@ -96,6 +96,7 @@ class Prober:
 
         Raises:
             BackendError: no such backend.
+        TemporaryError: there is nowhere for the child to answer.
         """
         if name not in self._found:
             self._found[name] = self._ask(name)
@@ -120,8 +121,8 @@ def _ask_child(name: str, timeout_s: float, interpreter: str) -> Probe:
     environment: Mapping[str, str] = {
         k: v for k, v in os.environ.items() if k not in _RANK_VARIABLES
     } | import_environment(interpreter)
-    with tempfile.TemporaryDirectory(prefix="bench-probe-") as folder:
-        answer = Path(folder) / "probe.json"
+    with temporary_folder("bench-probe-") as folder:
+        answer = folder / "probe.json"
         command = [interpreter, "-P", "-m", "bench.backends.probe", name, str(answer)]
         try:
             child = subprocess.run(
@@ -139,6 +140,8 @@ def _ask_child(name: str, timeout_s: float, interpreter: str) -> Probe:
                 f"its probe did not answer within {timeout_s:.0f} s",
                 "look for a device or driver that hangs; `bench doctor` repeats the probe",
             )
+        except OSError as error:
+            return _unavailable(name, f"its probe cannot be started: {told(error)}", remedy(error))
         if child.returncode == 0 and answer.exists():
             return Probe.model_validate_json(answer.read_bytes())
     lines = [line for line in child.stderr.splitlines() if line.strip()]

@@ -16,7 +16,6 @@ from typing import Any
 
 from bench.backends.base import Probe
 from bench.results.record import CheckResult
-from bench.results.statistics import launch_value
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Order
@@ -51,7 +50,6 @@ class HarnessValue:
 
     samples_per_s: float
     failed_checks: list[str] = field(default_factory=list)
-    noise: list[str] = field(default_factory=list)
 
 
 WORKLOADS = {
@@ -132,7 +130,7 @@ def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: in
     if isinstance(result, End):
         raise SideFailed(f"the harness: {result.outcome}: {result.reason}")
     failed = [check.name for check in result.audit if check.result is CheckResult.FAIL]
-    return HarnessValue(launch_value(result), failed, result.noise.reasons)
+    return HarnessValue(result.samples_per_s, failed)
 
 
 def command(name: str, arguments: Mapping[str, object]) -> list[str]:

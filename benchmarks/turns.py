@@ -36,7 +36,6 @@ from sides import (
 from bench.backends import registry
 from bench.backends.base import Probe
 from bench.results.record import CheckResult, Launch
-from bench.results.statistics import launch_value
 from bench.run import launching
 from bench.run.plan import Planned
 from bench.scenarios.schema import Measure
@@ -282,6 +281,5 @@ def _job(planned: Planned, seed: int, folder: str) -> Job:
 
 
 def _value(launch: Launch) -> HarnessValue:
-    # Its peer takes its turns beside it, so the noise monitor sees a co-tenant in every launch.
     failed = [check.name for check in launch.audit if check.result is CheckResult.FAIL]
-    return HarnessValue(launch_value(launch), failed)
+    return HarnessValue(launch.samples_per_s, failed)

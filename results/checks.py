@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from bench.results.record import Check, CheckResult, Launch, Weight
 
+SLOWED = 0.10
+"""How much longer the fixed calculation may take in one launch than in another of the same run."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -48,6 +51,43 @@ def failed(launches: Sequence[Launch], weight: Weight) -> list[Judged]:
         for check in judged(launches)
         if check.result is CheckResult.FAIL and check.weight is weight
     ]
+
+
+def disturbance(launch: Launch) -> str | None:
+    """Return what disturbed a launch most plainly; null: nothing did."""
+    if launch.noise.reasons:
+        return launch.noise.reasons[0]
+    found = failed([launch], Weight.NOISY)
+    return told(found[0]) if found else None
+
+
+def slowed_throughout(launches: Sequence[Launch]) -> tuple[int, str] | None:
+    """Return how many launches ran on a slower processor than the quickest, and how much; or null.
+
+    The check of a launch sees a processor that changes while its windows run. One that was slow all
+    the time shows beside the other launches only: its quickest fixed calculation took longer.
+    Launches in turns are left out: what slows them slows what they are compared with.
+    """
+    quickest_us = [
+        launch.clocks.calculation_us_min
+        for launch in launches
+        if launch.clocks is not None
+        and launch.clocks.calculation_us_min is not None
+        and not launch.in_turns
+    ]
+    slow = [took for took in quickest_us if took > (1 + SLOWED) * min(quickest_us)]
+    if not slow:
+        return None
+    return len(slow), (
+        f"a fixed calculation took at least {max(slow):.0f} us, and {min(quickest_us):.0f} us in "
+        "another launch: something slowed the processor throughout, as another virtual machine on "
+        "the same core does; use a dedicated host, or measure when it is quieter"
+    )
+
+
+def told(check: Judged) -> str:
+    """Return the check with the figures of its first launch with that result."""
+    return f"{check.name}: {check.evidence[0]}"
 
 
 def _folded(name: str, checks: list[Check], launches: int) -> Judged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bench.results.comparison import CONFIDENCE
+from bench.results.statistics import CONFIDENCE
 from bench.scenarios.schema import Strict
 
 
@@ -24,6 +24,10 @@ class Side(Strict):
     verdict: str | None
     samples_per_s: float | None
     launches: int
+    learns: bool | None = None
+    """Whether it still trains; null: unknown, not looked at, or it does not train at all."""
+    learns_reason: str | None = None
+    """Why it does not, or why that is unknown."""
     created: str
     record: str
     """Path of the record's file, as it can be printed."""
@@ -49,8 +53,8 @@ class Comparison(Strict):
     """`paired`: launches took turns within rounds. `sequential`: one side after the other, which
     cannot confirm a regression. Null: not compared, see `reason`."""
     verdict: str | None
-    """Paired: SAME, FASTER, SLOWER, AMBIGUOUS or INVALID. Sequential: a suggestion in words, or
-    INVALID. Null: there is nothing to compare, as only one side or none has a number."""
+    """Paired: SAME, FASTER, SLOWER, AMBIGUOUS or INVALID. Sequential: a suggestion in words.
+    Not compared: INVALID, or null where a side is not there or neither has a number."""
     reason: str
     ratio: float | None = None
     """B / A in samples/s: below 1, B is slower."""
@@ -64,8 +68,8 @@ class Comparison(Strict):
     threshold_pct: float
     """What counts as a change that matters. Unit: percent."""
     detectable_pct: float | None = None
-    """The smallest change that a paired comparison with this scatter would have found in 80 % of
-    runs. Unit: percent."""
+    """The smallest change that a comparison with this scatter would have found in 80 % of runs.
+    Unit: percent."""
     disturbed: int | None = None
     """Pairs during which something else used the machine."""
     noisy: bool = False
@@ -75,3 +79,10 @@ class Comparison(Strict):
     a: Side | None = None
     b: Side | None = None
     pairs: list[PairRow] = []
+
+    @property
+    def breaks_training(self) -> bool:
+        """Whether B does not learn and A is not known to be as bad: no speed makes up for it."""
+        if self.a is None or self.b is None:
+            return False
+        return self.b.learns is False and self.a.learns is not False

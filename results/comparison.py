@@ -12,15 +12,15 @@ found, or how an answer is shown.
 from __future__ import annotations
 
 import enum
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
-CONFIDENCE = 0.95
+from bench.results.statistics import CONFIDENCE, logarithms, t_quantile
+
 POWER = 0.80
 THRESHOLD_PCT = 2.0
 """A smaller change is of no practical matter, unless the user says otherwise. Unit: percent."""
@@ -51,9 +51,11 @@ class ComparisonVerdict(enum.StrEnum):
 class Suggestion(enum.StrEnum):
     """What a sequential comparison suggests about B against A (see `suggest`)."""
 
-    NO_DIFFERENCE_SEEN = "no difference seen"
+    LOOKS_SAME = "looks the same"
     LOOKS_FASTER = "looks faster"
     LOOKS_SLOWER = "looks slower"
+    CANNOT_TELL = "cannot tell"
+    """A change that matters may be there or not."""
     NO_INTERVAL = "no interval"
     """A side of one launch has no scatter to judge a difference by."""
 
@@ -138,7 +140,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Ratio:
     Raises:
         ValueError: a side has no value, or one that is not positive and finite.
     """
-    logs_a, logs_b = _logs(a), _logs(b)
+    logs_a, logs_b = logarithms(a), logarithms(b)
     shift = _mean(logs_b) - _mean(logs_a)
     if min(len(logs_a), len(logs_b)) < 2:  # noqa: PLR2004
         return Ratio(math.exp(shift), None, None, None, None, "Welch")
@@ -165,7 +167,7 @@ def paired(ratios: Sequence[float]) -> Ratio:
     Raises:
         ValueError: no ratio, or one that is not positive and finite.
     """
-    logs = sorted(_logs(ratios))
+    logs = sorted(logarithms(ratios))
     if len(logs) < 2:  # noqa: PLR2004
         return Ratio(math.exp(logs[0]), None, None, None, None, "t")
     cut = int(len(logs) * TRIM) if len(logs) >= TRIM_FROM else 0
@@ -218,7 +220,6 @@ def decide(
         raise ValueError(f"the threshold must be positive, not {threshold_pct} %")
     ratio = paired([pair.ratio for pair in pairs]) if pairs else None
     disturbed = sum(pair.disturbed for pair in pairs)
-    threshold = math.log1p(threshold_pct / 100)
     invalid = obstacle or _too_little(len(pairs), disturbed)
     if invalid is not None or ratio is None:
         verdict, reason = ComparisonVerdict.INVALID, invalid or ""
@@ -231,25 +232,26 @@ def decide(
         pairs=len(pairs),
         disturbed=disturbed,
         threshold_pct=threshold_pct,
-        detectable_pct=None if ratio is None else _detectable_pct(ratio, threshold),
+        detectable_pct=None if ratio is None else detectable_pct(ratio, threshold_pct),
     )
 
 
 def suggest(ratio: Ratio, threshold_pct: float = THRESHOLD_PCT) -> Suggestion:
     """Return what a sequential comparison suggests.
 
-    By the hurdles of `decide`, rule 3: the interval excludes 1, and the estimate lies beyond the
-    threshold. It is no verdict: where the machine drifts by 1 % from launch to launch, two runs of
-    the same thing "differ" in 40 % to 60 % of cases.
+    By rules 2 to 4 of `decide`. It is no verdict: where the machine drifts by 1 % from launch to
+    launch, two runs of the same thing "differ" in 40 % to 60 % of cases.
     """
     bound = 1 + threshold_pct / 100
     if ratio.low is None:
         return Suggestion.NO_INTERVAL
+    if ratio.lies_within(bound):
+        return Suggestion.LOOKS_SAME
     if ratio.lies_below(bound):
         return Suggestion.LOOKS_SLOWER
     if ratio.lies_above(bound):
         return Suggestion.LOOKS_FASTER
-    return Suggestion.NO_DIFFERENCE_SEEN
+    return Suggestion.CANNOT_TELL
 
 
 def _too_little(pairs: int, disturbed: int) -> str | None:
@@ -287,12 +289,16 @@ def _verdict(ratio: Ratio, threshold_pct: float) -> tuple[ComparisonVerdict, str
     )
 
 
-def _detectable_pct(ratio: Ratio, threshold: float) -> float | None:
+def detectable_pct(ratio: Ratio, threshold_pct: float) -> float | None:
+    """Return the smallest change that such a comparison could have seen, as `decide` says.
+
+    Null: it has no interval. Unit: percent.
+    """
     if ratio.high is None or ratio.standard_error is None or ratio.degrees_of_freedom is None:
         return None
     significant = math.log(ratio.high / ratio.estimate)
-    margin = _quantile(ratio.degrees_of_freedom, POWER) * ratio.standard_error
-    return 100 * math.expm1(max(significant, threshold) + margin)
+    margin = t_quantile(ratio.degrees_of_freedom, POWER) * ratio.standard_error
+    return 100 * math.expm1(max(significant, math.log1p(threshold_pct / 100)) + margin)
 
 
 def _ratio(
@@ -303,7 +309,7 @@ def _ratio(
     confidence: float = CONFIDENCE,
     p: float | None = None,
 ) -> Ratio:
-    half = _quantile(freedom, (1 + confidence) / 2) * error
+    half = t_quantile(freedom, (1 + confidence) / 2) * error
     return Ratio(
         estimate=math.exp(shift),
         low=math.exp(shift - half),
@@ -319,17 +325,6 @@ def _p(shift: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if shift == 0 else 0.0
     return 2 * float(stdtr(freedom, -abs(shift) / error))
-
-
-@functools.lru_cache(maxsize=256)
-def _quantile(freedom: float, probability: float) -> float:
-    return float(stdtrit(freedom, probability))
-
-
-def _logs(values: Sequence[float]) -> list[float]:
-    if len(values) == 0 or not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(f"a comparison needs positive, finite values, not {list(values)}")
-    return [math.log(value) for value in values]
 
 
 def _mean(values: Sequence[float]) -> float:

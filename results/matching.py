@@ -13,20 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import JsonValue
 
 from bench.results import comparison
-from bench.results.checks import failed
+from bench.results.checks import disturbance
 from bench.results.compared import Comparison, PairRow, Side
 from bench.results.comparison import ComparisonVerdict, Pair, Ratio, Suggestion
-from bench.results.record import Launch, Outcome, Record, Verdict, Weight, moment
-from bench.results.statistics import launch_value
+from bench.results.record import Launch, Outcome, Record, Verdict, moment
 from bench.results.store import Stored, printable
 from bench.scenarios.identity import fields_of, work_difference
 from bench.scenarios.schema import Identity, Knobs
 
 _Key = tuple[str, str, str]
 _REMARKS = {
-    Suggestion.NO_DIFFERENCE_SEEN: "which does not mean that there is none",
+    Suggestion.LOOKS_SAME: "the whole interval lies within the threshold",
     Suggestion.LOOKS_FASTER: "or the machine was faster: `bench ab` tells the two apart",
     Suggestion.LOOKS_SLOWER: "or the machine was slower: `bench ab` tells the two apart",
+    Suggestion.CANNOT_TELL: "a change that matters may be there or not: raise --launches",
     Suggestion.NO_INTERVAL: "one launch has none: raise --launches",
 }
 
@@ -114,7 +114,7 @@ def incomparable(
 def compare_folders(
     a: Iterable[Stored], b: Iterable[Stored], threshold_pct: float
 ) -> list[Comparison]:
-    """Compare the newest record of every case that both hold, and list what only one holds.
+    """Compare the newest of these records of every case that both hold; list what only one holds.
 
     Cases belong together if series, scenario and case are the same, and also if each side has that
     scenario and case exactly once: then their work, settings or devices differ, and the row says in
@@ -180,11 +180,8 @@ def _shared_rounds(a: Sequence[Launch], b: Sequence[Launch]) -> list[tuple[Launc
 
 
 def _pair(a: Launch, b: Launch) -> Pair:
-    return Pair(launch_value(a), launch_value(b), _disturbed(a) or _disturbed(b))
-
-
-def _disturbed(launch: Launch) -> bool:
-    return bool(launch.noise.reasons or failed([launch], Weight.NOISY))
+    disturbed = any(disturbance(launch) is not None for launch in (a, b))
+    return Pair(a.samples_per_s, b.samples_per_s, disturbed)
 
 
 def _launches(stored: Stored | None) -> Sequence[Launch]:
@@ -199,8 +196,8 @@ def _obstacle(a: Stored | None, b: Stored | None) -> str | None:
 
 def _sequential(a: Stored, b: Stored, threshold_pct: float) -> Comparison:
     ratio = comparison.welch(
-        [launch_value(launch) for launch in a.record.launches],
-        [launch_value(launch) for launch in b.record.launches],
+        [launch.samples_per_s for launch in a.record.launches],
+        [launch.samples_per_s for launch in b.record.launches],
     )
     suggestion = comparison.suggest(ratio, threshold_pct)
     return _with_ratio(
@@ -210,6 +207,7 @@ def _sequential(a: Stored, b: Stored, threshold_pct: float) -> Comparison:
             reason=_REMARKS[suggestion],
             p=ratio.p,
             threshold_pct=threshold_pct,
+            detectable_pct=comparison.detectable_pct(ratio, threshold_pct),
         ),
         ratio,
         a,
@@ -234,7 +232,11 @@ def _with_ratio(
             "method": ratio.method,
             "degrees_of_freedom": ratio.degrees_of_freedom,
         }
-    return found.model_copy(update=both)
+    found = found.model_copy(update=both)
+    if not found.breaks_training or found.b is None:
+        return found
+    reason = f"B does not learn ({found.b.learns_reason}), so its speed is worth nothing"
+    return found.model_copy(update={"reason": f"{reason}; {found.reason}"})
 
 
 def _row(a: Stored | None, b: Stored | None, threshold_pct: float) -> Comparison:
@@ -274,6 +276,8 @@ def _side(stored: Stored) -> Side:
         verdict=None if record.verdict is None else record.verdict.value,
         samples_per_s=None if record.statistics is None else record.statistics.samples_per_s,
         launches=len(record.launches),
+        learns=None if record.health is None else record.health.learns,
+        learns_reason=None if record.health is None else record.health.reason,
         created=record.created,
         record=printable(stored.location),
     )
@@ -281,23 +285,31 @@ def _side(stored: Stored) -> Side:
 
 def _differences(a: Record, b: Record) -> list[str]:
     mine, other = dict(_facts(a)), dict(_facts(b))
-    return [
+    found = [
         f"{name}: {_word(mine.get(name))}, {_word(other.get(name))}"
         for name in dict.fromkeys([*mine, *other])
         if mine.get(name) != other.get(name)
     ]
+    if not found and a.keys.fingerprint != b.keys.fingerprint:
+        # A digest of the model's own code is in the fingerprint, and nowhere else.
+        return ["the protocol or the model's own code, by their fingerprints"]
+    return found
 
 
 def _facts(record: Record) -> Iterator[tuple[str, JsonValue]]:
     yield "backend", record.backend
     yield "device", None if record.device is None else record.device.model
-    yield from fields_of(record.requested.knobs, Identity.TREATMENT).items()
+    asked = record.requested
+    for identity in (Identity.TREATMENT, Identity.PROTOCOL):
+        yield from fields_of(asked.knobs, identity).items()
+    for name, value in fields_of(asked.measure, Identity.PROTOCOL).items():
+        yield f"measure.{name}", value
+    yield "in turns", any(launch.in_turns for launch in record.launches)
     environment = record.environment
     yield from environment.versions.items()
     yield from environment.flags.items()
-    yield "cpu", environment.cpu_model
-    yield "kernel", environment.kernel
-    yield "git commit", environment.git_commit
+    for name, value in environment.model_dump(exclude={"versions", "flags"}).items():
+        yield name.replace("_", " "), value
 
 
 def _word(value: JsonValue) -> str:

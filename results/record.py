@@ -158,7 +158,8 @@ class Noise(Strict):
 class Clocks(Strict):
     """Clock rates of the device over the windows, and what held them back; null: not to be read."""
 
-    source: str
+    source: str | None
+    """Of the rates and the reasons; null: neither is told."""
     mhz_min: float | None = None
     mhz_max: float | None = None
     throttled: list[str] = []
@@ -266,7 +267,9 @@ class Diagnostics(Strict):
     doubling_ratio: float | None = None
     """T(2K periods) / T(K periods); 2 when the clock sees the work."""
     naive_samples_per_s: float | None = None
-    """What a clock without fences reads over the same work: the mean of its per-step times."""
+    """What a clock without fences reads over a block of steps: the mean of its per-step times."""
+    naive_fenced_samples_per_s: float | None = None
+    """The same steps of the same block, until the device had finished them."""
     naive_step_ms_median: float | None = None
     """Median of those per-step times. Unit: milliseconds."""
     latency: Latency | None = None
@@ -322,8 +325,8 @@ class Launch(Strict):
     inspection: Inspection | None = None
     """Of the first launch, unless the diagnostics were switched off."""
     flops_per_sample: float | None = None
-    """Floating-point operations of the model's products, forward and backward; null: unknown, or
-    not the first launch, which counts for all."""
+    """Floating-point operations of the model's products, forward and, in training, backward; null:
+    unknown, or not the first launch, which counts for all."""
     peak: Peak | None = None
     """Of one device, in the type its products ran in; null: unknown device, or mixed types."""
     loss_first: float | None = None
@@ -420,6 +423,8 @@ class Record(Strict):
     session: str
     position: int
     """Place of the case among the cases of its scenario in that session, from 0."""
+    side: Literal["A", "B"] | None = None
+    """Of a comparison (`bench ab`), whose protocol is its own; null: a run for its own sake."""
     keys: Keys
     requested: Case
     backend: str

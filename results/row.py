@@ -43,8 +43,10 @@ class Row(Strict):
     step_ms: float | None = None
     launches: int | None = None
     peak_memory_bytes: int | None = None
+    host_peak_rss_bytes: int | None = None
+    """Of a training process on the host."""
     compile_s: float | None = None
-    """Of the first launch: the same figure as `compile_cold_s`."""
+    """Of the first launch that found no compiled code: the same figure as `compile_cold_s`."""
     compile_cold_s: float | None = None
     compile_warm_s: float | None = None
     """Mean of the later launches that found the run's compile cache filled."""
@@ -58,7 +60,7 @@ class Row(Strict):
     health_reason: str | None = None
     """What is wrong with the training, or why it is unknown."""
     flops_per_sample: float | None = None
-    """Of the model's products, forward and backward."""
+    """Of the model's products, forward and, in training, backward."""
     mfu: float | None = None
     """The model's FLOP/s on one device / the device's peak in the type of its products."""
     mfu_source: str | None = None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.results.checks import failed
+from bench.results.checks import failed, told
 from bench.results.naive import naive_reading
 from bench.results.prices import Prices, cost_of
 from bench.results.record import (
@@ -179,6 +179,7 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         step_ms=statistics.step_ms if statistics else None,
         launches=len(record.launches),
         peak_memory_bytes=_largest(launch.peak_memory_bytes for launch in record.launches),
+        host_peak_rss_bytes=_largest(launch.host_peak_rss_bytes for launch in record.launches),
         compile_s=cold,
         compile_cold_s=cold,
         compile_warm_s=warm,
@@ -220,16 +221,18 @@ def _audit(launches: Sequence[Launch]) -> str | None:
 
 def _told(launches: Sequence[Launch], weight: Weight) -> str | None:
     """Return the failed checks of a weight, each with the figures of its first failure."""
-    found = failed(launches, weight)
-    return "; ".join(f"{check.name}: {check.evidence[0]}" for check in found) or None
+    return "; ".join(map(told, failed(launches, weight))) or None
 
 
 def _compile_s(launches: Sequence[Launch]) -> tuple[float | None, float | None]:
-    cold = next((one.compilation.seconds for one in launches if one.index == 0), None)
+    # Of a state and not of a place: the launches that a resumed run took over come first.
+    cold = next(
+        (one.compilation.seconds for one in launches if one.compilation.cache != "warm"), None
+    )
     warm = [
         one.compilation.seconds
         for one in launches
-        if one.index > 0 and one.compilation.cache == "warm" and one.compilation.seconds is not None
+        if one.compilation.cache == "warm" and one.compilation.seconds is not None
     ]
     return cold, math.fsum(warm) / len(warm) if warm else None
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.results import comparison
+from bench.results.matching import pairs_of
 from bench.results.record import Outcome, Record, Verdict
-from bench.results.statistics import paired_speedup
 from bench.scenarios.identity import work_difference
 
 References = Mapping[tuple[str, str, str], Record]
@@ -41,10 +42,11 @@ def speedup_of(record: Record, references: References) -> Speedup:
     noisy = Verdict.NOISY in (record.verdict, first.verdict)
     if first.id == record.id:
         return Speedup(1.0, noisy=noisy)
-    interval = paired_speedup(first.launches, record.launches)
-    if interval is None:
+    pairs = pairs_of(first.launches, record.launches)
+    if not pairs:
         return Speedup(reason="no round was shared with the first row")
-    return Speedup(interval.estimate, interval.low, interval.high, noisy)
+    ratio = comparison.paired([pair.ratio for pair in pairs])
+    return Speedup(ratio.estimate, ratio.low, ratio.high, noisy)
 
 
 def _obstacle(record: Record, first: Record) -> str | None:

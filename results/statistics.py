@@ -1,4 +1,4 @@
-"""What the launches of a run say together: throughput, its interval, and speed-ups between cases.
+"""What the launches of a run say together: throughput and its interval.
 
 The launch is the unit: its value is a ratio of totals, and every interval is a t interval on the
 logarithms of launch values. This module knows nothing of how a launch was timed, and decides
@@ -30,14 +30,6 @@ class Interval:
     degrees_of_freedom: int | None = None
 
 
-def launch_value(launch: Launch) -> float:
-    """Return the throughput of a launch, all ranks together. Unit: samples per second.
-
-    All samples of all windows over the time of the slowest rank, window by window.
-    """
-    return launch.samples_per_s
-
-
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return the geometric mean of positive values with the t interval of their logarithms.
 
@@ -66,8 +58,9 @@ def stein_launches(
     """
     if len(pilot) < 2:  # noqa: PLR2004
         raise ValueError("a pilot needs at least two launches to have a variance")
-    spread = _deviation(_logs(pilot))
-    needed = (_quantile(len(pilot) - 1, confidence) * spread / _half_width(target_pct)) ** 2
+    spread = _deviation(logarithms(pilot))
+    t = t_quantile(len(pilot) - 1, (1 + confidence) / 2)
+    needed = (t * spread / _half_width(target_pct)) ** 2
     return max(len(pilot), min(cap, math.ceil(needed)))
 
 
@@ -82,29 +75,14 @@ def stein_interval(values: Sequence[float], pilot: int, confidence: float = CONF
     Raises:
         ValueError: no value, or one that is not positive and finite.
     """
-    logs = _logs(values)
+    logs = logarithms(values)
     first = logs[:pilot]
     centre = math.fsum(logs) / len(logs)
     if len(first) < 2:  # noqa: PLR2004
         return Interval(math.exp(centre))
     freedom = len(first) - 1
-    half = _quantile(freedom, confidence) * _deviation(first) / math.sqrt(len(logs))
+    half = t_quantile(freedom, (1 + confidence) / 2) * _deviation(first) / math.sqrt(len(logs))
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half), freedom)
-
-
-def paired_speedup(
-    base: Sequence[Launch], other: Sequence[Launch], confidence: float = CONFIDENCE
-) -> Interval | None:
-    """Return how many times faster `other` is, from the rounds that both took part in.
-
-    Within a round the machine is nearly the same for both; between rounds it drifts. Null: they
-    share no round, so there is nothing that the drift would leave alone.
-    """
-    ours, theirs = _by_round(base), _by_round(other)
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        return None
-    return t_interval([math.exp(theirs[key] - ours[key]) for key in shared], confidence)
 
 
 def wanted_launches(launches: Sequence[Launch], measure: Measure) -> int:
@@ -120,7 +98,7 @@ def wanted_launches(launches: Sequence[Launch], measure: Measure) -> int:
     pilot = launches[: measure.launches]
     if measure.precision_target is None or len(pilot) < measure.launches:
         return measure.launches
-    values = [launch_value(launch) for launch in pilot]
+    values = [launch.samples_per_s for launch in pilot]
     return stein_launches(values, measure.precision_target, measure.max_launches)
 
 
@@ -132,7 +110,7 @@ def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
     """
     if not launches:
         raise ValueError("a run without a launch has no figures")
-    values = [launch_value(launch) for launch in launches]
+    values = [launch.samples_per_s for launch in launches]
     target = measure.precision_target
     pilot = len(values) if target is None else measure.launches
     interval = stein_interval(values, pilot)
@@ -151,28 +129,26 @@ def summarise(launches: Sequence[Launch], measure: Measure) -> Statistics:
     )
 
 
-def _by_round(launches: Sequence[Launch]) -> dict[tuple[str, int], float]:
-    # A round that was measured twice counts once, by the mean of its logarithms.
-    logs: dict[tuple[str, int], list[float]] = {}
-    for launch in launches:
-        logs.setdefault((launch.session, launch.round), []).append(math.log(launch_value(launch)))
-    return {key: math.fsum(values) / len(values) for key, values in logs.items()}
+def logarithms(values: Sequence[float]) -> list[float]:
+    """Return the logarithms of throughputs or of their ratios.
 
-
-def _logs(values: Sequence[float]) -> list[float]:
+    Raises:
+        ValueError: no value, or one that is not positive and finite.
+    """
     if len(values) == 0 or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"an interval needs positive, finite values, not {list(values)}")
     return [math.log(value) for value in values]
 
 
+@functools.lru_cache(maxsize=256)
+def t_quantile(freedom: float, probability: float) -> float:
+    """Return Student's t below which a share of its distribution lies."""
+    return float(stdtrit(freedom, probability))
+
+
 def _deviation(logs: Sequence[float]) -> float:
     centre = math.fsum(logs) / len(logs)
     return math.sqrt(math.fsum((x - centre) ** 2 for x in logs) / (len(logs) - 1))
-
-
-@functools.lru_cache(maxsize=256)
-def _quantile(freedom: int, confidence: float) -> float:
-    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def _half_width(target_pct: float) -> float:

@@ -84,6 +84,8 @@ class Store:
         self.root = root
         self.problems: list[Problem] = []
         """What the latest scan left aside."""
+        self.sides = 0
+        """Records of comparisons that the latest call of `runs` left out."""
 
     def append(self, record: Record) -> Path:
         """Write a record and return its path.
@@ -112,6 +114,19 @@ class Store:
             probe = folder / f".probe-{secrets.token_hex(8)}"
             with _removed_on_exit(probe):
                 _write_durably(probe, b"\0" * _PROBE_BYTES)
+
+    def runs(self) -> Iterator[Stored]:
+        """Yield the records of `bench run`; `sides` then counts those of comparisons.
+
+        A side of a comparison was measured by another protocol, and must not stand in for the
+        newest run of its case.
+        """
+        self.sides = 0
+        for item in self.records():
+            if item.record.side is None:
+                yield item
+            else:
+                self.sides += 1
 
     def records(self) -> Iterator[Stored]:
         """Yield every record that can be read, by path; `problems` then tells of the others."""

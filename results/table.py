@@ -35,6 +35,7 @@ from bench.results.wording import (
     memory,
     plain,
     remarks,
+    sides_left_out,
     speedup,
     standing,
     step,
@@ -66,6 +67,13 @@ class Table:
     columns: Sequence[str] | None = None
     """Names of columns or knobs; null shows each format's own choice."""
     problems: Sequence[Problem] = field(default_factory=tuple)
+    sides: int = 0
+    """Records of comparisons, which are no rows."""
+
+    @property
+    def left_out(self) -> list[str]:
+        """Return what is to be said of records that are no rows, in lines."""
+        return sides_left_out(self.sides) + [f"left aside: {problem}" for problem in self.problems]
 
 
 def read(
@@ -91,11 +99,11 @@ def read(
         ScenarioError: two of the prices are for the device of one row.
     """
     names = None if columns is None else query.columns(columns)
-    rows, problems = _read_records(folders, prices)
+    rows, problems, sides = _read_records(folders, prices)
     for folder in published:
         claims, unread = read_claims(folder)
         rows, problems = beside(rows, claims), problems + unread
-    return Table(query.where(rows, conditions), names, problems)
+    return Table(query.where(rows, conditions), names, problems, sides)
 
 
 def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
@@ -120,13 +128,14 @@ def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:
 
 def _read_records(
     folders: Sequence[Path], prices: Prices | None
-) -> tuple[list[Row], list[Problem]]:
+) -> tuple[list[Row], list[Problem], int]:
     for folder in folders:
         _check_folder(folder, "name a folder that `bench run --results` wrote to")
     stores = [Store(folder) for folder in folders]
     with _collecting_later():
-        rows = rows_of((item for store in stores for item in store.records()), prices)
-    return rows, [problem for store in stores for problem in store.problems]
+        rows = rows_of((item for store in stores for item in store.runs()), prices)
+    problems = [problem for store in stores for problem in store.problems]
+    return rows, problems, sum(store.sides for store in stores)
 
 
 @contextlib.contextmanager
@@ -179,6 +188,7 @@ def to_json(table: Table) -> str:
             for row in table.rows
         ],
         "problems": [{"path": printable(p.path), "reason": p.reason} for p in table.problems],
+        "sides_left_out": table.sides,
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
@@ -225,9 +235,9 @@ def to_markdown(table: Table) -> str:
         *("| " + " | ".join(cells) + " |" for cells in zip(*shown.values(), strict=True)),
     ]
     cited = [] if table.columns is not None else list(citations(table.rows))
-    lines += [""] * bool(cited or table.problems)
+    lines += [""] * bool(cited or table.left_out)
     lines += [f"- {what}: {escape_markdown(source)}" for what, source in cited]
-    lines += [f"Left aside: {escape_markdown(str(problem))}" for problem in table.problems]
+    lines += [f"- {escape_markdown(line)}" for line in table.left_out]
     return "\n".join(lines) + "\n"
 
 

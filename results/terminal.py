@@ -116,7 +116,7 @@ def print_table(table: Table, out: TextIO, width: int | None = None) -> None:
             told = f"no room for: {', '.join(hidden)}; widen the terminal or use --format json"
             _print_lines(console, [told], "dim")
         _print_lines(console, warnings(table.rows), "yellow")
-    _print_lines(console, (f"left aside: {problem}" for problem in table.problems), "yellow")
+    _print_lines(console, table.left_out, "yellow")
 
 
 def _print_scenario(

@@ -93,13 +93,17 @@ def speedup(row: Row) -> str:
     if row.speedup is None:
         return ""
     mark = "~" if row.speedup_noisy else ""
-    if row.speedup_low is None or row.speedup_high is None:
-        return f"{mark}{row.speedup:.2f}x"
-    if is_wide(row.speedup_low, row.speedup_high):
-        return f"{mark}{row.speedup:.2f}x [{rough(row.speedup_low)}, {rough(row.speedup_high)}]"
-    decimals = 2 if row.speedup_high - row.speedup_low > 0.04 else 3  # noqa: PLR2004
-    numbers = (f"{v:.{decimals}f}" for v in (row.speedup, row.speedup_low, row.speedup_high))
-    return "{}{}x [{}, {}]".format(mark, *numbers)
+    return mark + ratio(row.speedup, row.speedup_low, row.speedup_high)
+
+
+def ratio(estimate: float, low: float | None, high: float | None) -> str:
+    """Return `0.951x [0.940, 0.962]`, or the ratio alone where there is no interval."""
+    if low is None or high is None:
+        return f"{estimate:.2f}x"
+    if is_wide(low, high):
+        return f"{estimate:.2f}x [{rough(low)}, {rough(high)}]"
+    decimals = 2 if high - low > 0.04 else 3  # noqa: PLR2004
+    return "{}x [{}, {}]".format(*(f"{v:.{decimals}f}" for v in (estimate, low, high)))
 
 
 def compiling(row: Row) -> str:
@@ -175,6 +179,14 @@ def citations(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for name, source_of in kinds:
         sources = dict.fromkeys(source_of(row) for row in rows)
         yield from ((name, one_line(source)) for source in sources if source)
+
+
+def sides_left_out(count: int) -> list[str]:
+    """Return the line that tells of so many records of comparisons; none where there are none."""
+    if count == 0:
+        return []
+    records = "1 record" if count == 1 else f"{count} records"
+    return [f"left out: {records} of `bench ab`, which `bench show` and `bench compare` read"]
 
 
 def remarks(row: Row) -> list[str]:

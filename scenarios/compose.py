@@ -61,6 +61,13 @@ def shipped() -> list[Shipped]:
     return found
 
 
+def is_scenario(name_or_path: str) -> bool:
+    """Return whether this names a shipped scenario or a YAML file, there or not."""
+    path = Path(name_or_path)
+    shipped_too = path.name == name_or_path and _is_file(_FOLDER / f"{name_or_path}.yaml")
+    return path.suffix in _SUFFIXES or shipped_too
+
+
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     """Return the scenario of a shipped name or a YAML file, with `key=value` overrides applied.
 

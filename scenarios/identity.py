@@ -73,11 +73,23 @@ def fingerprint(
     return _digest(
         {
             "series": series,
-            "protocol": fields_of(knobs, Identity.PROTOCOL) | fields_of(measure, Identity.PROTOCOL),
+            "protocol": fields_of(knobs, Identity.PROTOCOL)
+            | fields_of(_acting(measure, knobs), Identity.PROTOCOL),
             "versions": dict(versions),
             "measurement": measurement,
         }
     )
+
+
+def _acting(measure: Measure, knobs: Knobs) -> Measure:
+    """Return the protocol with what cannot act for this case at its default."""
+    idle = set() if measure.precision_target is not None else {"max_launches"}
+    if knobs.task != "train":
+        idle |= {"health", "health_steps"}
+    elif not measure.health:
+        idle.add("health_steps")
+    defaults = Measure()
+    return measure.model_copy(update={name: getattr(defaults, name) for name in idle})
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -79,6 +79,20 @@ def parse_overrides(options: Sequence[str]) -> list[Override]:
     return found
 
 
+def keys_given(options: Sequence[str]) -> list[str]:
+    """Return the dotted keys that `key=value` options set, those of a `measure` group one by one.
+
+    Raises:
+        ScenarioError: an option cannot be read, or names what `measure` has not.
+    """
+    parsed = parse_overrides(options)
+    return [
+        key
+        for override in parsed
+        for key in (_measures(override) if _head(override.key) == "measure" else [override.key])
+    ]
+
+
 def parse_sweep(option: str) -> tuple[str, list[JsonValue]]:
     """Return the knob of `key=a,b,c` and its values, each read as YAML.
 

@@ -78,7 +78,8 @@ class DataKnobs(Strict):
     `device`: a pool that already lies on the device. `jpeg`: a generated JPEG corpus, decoded and
     augmented by timm's transforms. `folder:PATH`: an image folder of yours, the same way."""
     pool: Annotated[int | None, WORK, Field(ge=1)] = None
-    """Distinct batches in the pool of `cached` and `device`; null means 8. Unit: batches."""
+    """Distinct batches in the pool of `cached` and `device`; null means 8, and for `device` at
+    least one more than a graph holds. Unit: batches."""
     images: Annotated[int | None, WORK, Field(ge=1)] = None
     """Images in the corpus that `jpeg` generates; null means 256. Unit: images."""
     workers: Annotated[int, TREATMENT, Field(ge=0)] = 0
@@ -216,6 +217,7 @@ class Knobs(Strict):
                 f"compile_mode has no meaning for compile={self.compile}: set compile=inductor or "
                 "remove compile_mode"
             )
+        self._fill_pool()
         _fill(self, engine="plain" if self.processes == 1 else "ddp")
         if self.engine == "plain" and self.processes > 1:
             raise ValueError(
@@ -223,6 +225,22 @@ class Knobs(Strict):
                 "processes=1"
             )
         return self
+
+    @property
+    def least_resident_pool(self) -> int:
+        """The fewest batches of a pool on the device: one more than a graph holds.
+
+        A compiler that finds the same tensor twice in a graph may merge the work on it.
+        """
+        return self.loader.batches_per_execution + 1
+
+    def _fill_pool(self) -> None:
+        data = self.data
+        chosen = data.source == "device" and "pool" not in data.model_fields_set
+        if chosen and (data.pool or 0) < self.least_resident_pool:
+            # A copy, since the group may have been handed in ready-made.
+            self.__dict__["data"] = data = data.model_copy()
+            data.__dict__["pool"] = self.least_resident_pool
 
     def _refuse_training_knobs(self) -> None:
         for name in ("optimizer", "learning_rate", "weight_decay", "momentum", "optimizer_impl"):
@@ -281,7 +299,7 @@ class Measure(Strict):
                 f"precision_target needs a pilot of at least {SMALLEST_PILOT} launches: "
                 f"set launches >= {SMALLEST_PILOT}"
             )
-        if self.max_launches < self.launches:
+        if self.precision_target is not None and self.max_launches < self.launches:
             raise ValueError("max_launches is below launches: raise it or lower launches")
         return self
 

@@ -36,7 +36,8 @@ class Evidence:
     """Graph executions inside the clean windows; null: the device does not execute graphs."""
     expected_executions: int | None
     """What the settings imply for the same windows; null as above."""
-    fallbacks: Mapping[str, int]
+    fallbacks: Mapping[str, int] | None
+    """Operators that ran on the host, by name; null: the device does not count them."""
     moved_share: float | None
     """Share of trainable tensors that differ from their first values; null: inference."""
     loss_first: float | None
@@ -45,6 +46,9 @@ class Evidence:
     """Evidence of the all-reduce probe; null: one process."""
     asked: Mapping[str, JsonValue] = field(default_factory=dict)
     actual: Mapping[str, JsonValue] = field(default_factory=dict)
+    untrained: tuple[str, ...] = ()
+    """Parameters that the model was built with as trainable, and that are frozen now or that the
+    optimizer does not hold."""
     noise: Noise = field(default_factory=Noise)
     memory_bytes: tuple[int, ...] = ()
     """In use before the first clean window and after each; empty: cannot be read."""
@@ -66,12 +70,17 @@ class Evidence:
     """Another launch computed between the windows, to be compared with this one."""
 
     @property
-    def held_back(self) -> list[str]:
-        """Why the device counts as slowed from outside; empty: it does not."""
+    def judged_us(self) -> tuple[float, ...]:
+        """What the fixed calculation took, as far as it tells of somebody else."""
         # Workers and other ranks of ours may share the core. And what slows two launches that take
         # turns slows both.
         alone = self.knobs.data.workers == 0 and self.knobs.processes == 1 and not self.in_turns
-        return held_back(self.clocks, self.clock_mhz, self.calculation_us if alone else ())
+        return self.calculation_us if alone else ()
+
+    @property
+    def held_back(self) -> list[str]:
+        """Why the device counts as slowed from outside; empty: it does not."""
+        return held_back(self.clocks, self.clock_mhz, self.judged_us)
 
     @property
     def quiet(self) -> bool:

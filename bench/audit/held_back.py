@@ -34,17 +34,21 @@ def held_back(
     if paces and (low := _low(paces)):
         reasons.append(
             f"a fixed calculation that took {1 / _usual(paces):.0f} us at the usual speed took up "
-            f"to {1 / min(low):.0f} us, over 10 % longer after {len(low)} of {len(paces)} windows: "
+            f"to {1 / min(low):.0f} us, over 11 % longer after {len(low)} of {len(paces)} windows: "
             "something that this machine does not show slows its processors, as another virtual "
             "machine on the same core does; use a dedicated host, or measure when it is quieter"
         )
     return reasons
 
 
+_FEW = 4
+"""Below so many readings a quartile is the middle one, and two of three could never be low."""
 _COOL = "cool the device, or fix its clock below what it can hold"
 
 
 def _usual(speeds: Sequence[float]) -> float:
+    if len(speeds) < _FEW:
+        return max(speeds)
     # The upper quartile: one reading of a short boost must not make all others low.
     return sorted(speeds)[(3 * (len(speeds) - 1)) // 4]
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from bench.results.compared import Comparison, Side
 from bench.results.comparison import ComparisonVerdict, Suggestion
 from bench.results.store import Problem, printable
-from bench.results.wording import escape_markdown, figure, is_wide, one_line, rough
+from bench.results.wording import escape_markdown, figure, one_line, ratio
 
 SCHEMA_VERSION = 1
 SEQUENTIAL = "sequential: cannot confirm a regression"
@@ -30,12 +30,11 @@ _STYLES = {
     ComparisonVerdict.SLOWER.value: "bold red",
     ComparisonVerdict.INVALID.value: "bold red",
     Suggestion.LOOKS_SLOWER.value: "yellow",
+    Suggestion.CANNOT_TELL.value: "yellow",
     ComparisonVerdict.AMBIGUOUS.value: "yellow",
 }
 _HEADS = ("scenario", "case", "backend", "A samples/s", "B samples/s", "B / A", "verdict")
 _MANY_PCT = 10
-_ROUGHLY = 0.04
-"""An interval wider than this shows its ratio with two decimals."""
 
 
 def write(
@@ -73,17 +72,8 @@ def write(
                 console.print(Text(one_line(f"left aside: {problem}"), style="yellow"))
 
 
-def ratio_text(row: Comparison) -> str:
-    """Return `0.951x [0.940, 0.962]`, or the ratio alone where there is no interval."""
-    if row.ratio is None:
-        return ""
-    if row.ratio_low is None or row.ratio_high is None:
-        return f"{row.ratio:.2f}x"
-    if is_wide(row.ratio_low, row.ratio_high):
-        return f"{row.ratio:.2f}x [{rough(row.ratio_low)}, {rough(row.ratio_high)}]"
-    decimals = 2 if row.ratio_high - row.ratio_low > _ROUGHLY else 3
-    numbers = (f"{v:.{decimals}f}" for v in (row.ratio, row.ratio_low, row.ratio_high))
-    return "{}x [{}, {}]".format(*numbers)
+def _ratio(row: Comparison) -> str:
+    return "" if row.ratio is None else ratio(row.ratio, row.ratio_low, row.ratio_high)
 
 
 def _page(row: Comparison) -> Iterator[RenderableType]:
@@ -94,13 +84,13 @@ def _page(row: Comparison) -> Iterator[RenderableType]:
     for difference in row.differences:
         yield _indented(Text(f"differs in {one_line(difference)}", style="dim"), 3)
     if not row.differences and row.a and row.b:
-        yield _indented(Text("nothing differs in settings, device or software", style="dim"), 3)
+        yield _indented(Text("nothing differs that the records know", style="dim"), 3)
     yield Text()
     if row.design == "sequential":
         yield Text(SEQUENTIAL, style="yellow")
     yield Text.assemble(
         _verdict(row),
-        f": {ratio_text(row)} in samples/s, B / A" if row.ratio is not None else "",
+        f": {_ratio(row)} in samples/s, B / A" if row.ratio is not None else "",
     )
     yield _indented(Text(one_line(row.reason)), 2)
     for line in _rests_on(row):
@@ -114,7 +104,15 @@ def _indented(text: Text, columns: int) -> Padding:
 def _verdict(row: Comparison) -> Text:
     verdict = row.verdict or "not compared"
     subject = "B " if verdict.startswith("looks") else "B is " if _of_b(verdict) else ""
-    return Text(f"{subject}{verdict}", style=_STYLES.get(verdict, ""))
+    return Text(f"{subject}{verdict}{_broken(row)}", style=_style(row))
+
+
+def _broken(row: Comparison) -> str:
+    return "; B does not learn" if row.breaks_training else ""
+
+
+def _style(row: Comparison) -> str:
+    return "bold red" if row.breaks_training else _STYLES.get(row.verdict or "", "")
 
 
 def _of_b(verdict: str) -> bool:
@@ -149,7 +147,14 @@ def _side(side: Side) -> str:
     figures = "" if side.samples_per_s is None else f"{figure(side.samples_per_s)} samples/s, "
     return one_line(
         f"{side.scenario} / {side.case} on {side.backend}: {figures}{_standing(side)}, {launches}"
+        f"{_training(side)}"
     )
+
+
+def _training(side: Side) -> str:
+    if side.learns is not None:
+        return ", learns" if side.learns else ", does not learn"
+    return "" if side.learns_reason is None else f", may not learn: {side.learns_reason}"
 
 
 def _standing(side: Side) -> str:
@@ -163,12 +168,8 @@ def _grid(rows: Sequence[Comparison]) -> Table:
     for row in rows:
         if row.a and row.b:
             *cells, verdict = _cells(row)
-            grid.add_row(*(Text(cell or "-") for cell in cells), _verdict_cell(row, verdict))
+            grid.add_row(*(Text(cell or "-") for cell in cells), Text(verdict, style=_style(row)))
     return grid
-
-
-def _verdict_cell(row: Comparison, text: str) -> Text:
-    return Text(text, style=_STYLES.get(row.verdict or "", ""))
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
         one_line(side.backend),
         _samples(row.a),
         _samples(row.b),
-        f"{noisy}{ratio_text(row)}",
+        f"{noisy}{_ratio(row)}",
         _several_verdict(row),
     )
 
@@ -190,7 +191,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 def _several_verdict(row: Comparison) -> str:
     if row.a is None or row.b is None:
         return row.reason
-    return row.verdict or "not compared"
+    return f"{row.verdict or 'not compared'}{_broken(row)}"
 
 
 def _samples(side: Side | None) -> str:

@@ -1,40 +1,60 @@
 """`bench ab`: from two descriptions to pairs of launches, their records, and a verdict.
 
-Exit codes: 0 B is the same or faster; 1 B is slower; 3 nothing can be told; 4 a side failed or its
-backend is unavailable.
+Exit codes: 0 B is the same or faster; 1 B is slower, or does not learn; 3 nothing can be told; 4 a
+side failed or its backend is unavailable.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from bench.backends.registry import Prober
 from bench.cli import comparison_page, progress
 from bench.cli.comparing import exit_code
-from bench.cli.running import EXIT_CASE, EXIT_INTERRUPTED, EXIT_USAGE, probes, stop_on_signals, work
+from bench.cli.running import (
+    EXIT_CASE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    Work,
+    probes,
+    stop_on_signals,
+    work,
+)
 from bench.results import matching
 from bench.results.store import Store, new_id
 from bench.run import ab, inplace, pythons
 from bench.run.plan import Planned, choose, plan
 from bench.run.pythons import Python
 from bench.run.turns import ByTurns, OneAfterTheOther, possible
+from bench.scenarios import overrides
 from bench.scenarios.errors import ScenarioError
 
-MOST_PAIRS = 100
+_OURS = {
+    "measure.launches": "--pairs",
+    "measure.max_launches": "--pairs",
+    "measure.precision_target": "--pairs",
+    "measure.budget_s": "--budget",
+    "measure.health": "--no-health",
+}
+"""Settings that a comparison works out for both sides alike, with the option for each."""
 
 
 @dataclass(frozen=True)
 class SideRequest:
     """What the command line asks of one side."""
 
-    name: str
-    """`A` or `B`."""
+    name: Literal["A", "B"]
     scenario: str
     settings: list[str]
+    """Of both sides, then its own."""
     case: str | None
+    case_option: str
+    """The option that named the case."""
     python: str | None
     """Path of another interpreter; null is this one."""
 
@@ -49,6 +69,8 @@ class Request:
     pairs: int
     threshold_pct: float
     budget_s: float | None
+    timeout_s: float | None
+    health: bool
     results: Path
     one_at_a_time: bool
     format: str
@@ -66,11 +88,17 @@ def run(request: Request) -> int:
             "launches both sides itself, and has no meaning under torchrun",
             "leave torchrun out and use --set processes=P",
         )
+    if request.pairs % 2:
+        raise ScenarioError(
+            f"--pairs {request.pairs}",
+            "leaves half of a block A B B A, in which each side goes first once",
+            f"use --pairs {request.pairs + 1}",
+        )
     a, b = _sides(request)
     by_turns = possible(a, b) and not request.one_at_a_time
     sides = [
         ab.side_of(planned, name, request.pairs, budget_s=request.budget_s, by_turns=by_turns)
-        for planned, name in ((a, "A"), (b, "B"))
+        for planned, name in ((a, request.a.name), (b, request.b.name))
     ]
     store = Store(request.results)
     store.check_writable()
@@ -106,17 +134,17 @@ def _sides(request: Request) -> tuple[Planned, Planned]:
         ScenarioError: a side is not exactly one case, or the two do different work.
     """
     pythons_ = [_python(request.a), _python(request.b)]
-    [probe] = probes(
-        [] if request.backend is None else [request.backend],
-        Prober(interpreter=pythons_[0].path),
-    )
+    sides = (request.a, request.b)
+    works = [work(side.scenario, _settings(request, side), request.results) for side in sides]
+    [probe] = probes(_backend(request, works), Prober(interpreter=pythons_[0].path))
     found = []
-    for side, python in zip((request.a, request.b), pythons_, strict=True):
+    for side, item, python in zip(sides, works, pythons_, strict=True):
         if python.path != pythons_[0].path:
             probe = Prober(interpreter=python.path).probe(probe.backend)
-        item = work(side.scenario, side.settings, request.results)
         planned = choose(
-            plan([item], [probe], {}, python), [] if side.case is None else [side.case]
+            plan([item.item], [probe], {}, python),
+            [] if side.case is None else [side.case],
+            side.case_option,
         )
         if len(planned) > 1:
             names = ", ".join(p.case.case for p in planned)
@@ -135,6 +163,36 @@ def _sides(request: Request) -> tuple[Planned, Planned]:
             "only the same work can be done faster; compare settings that do not change it",
         )
     return a, b
+
+
+def _settings(request: Request, side: SideRequest) -> list[str]:
+    """Return the settings of a side, with those that have options of their own.
+
+    Raises:
+        ScenarioError: one of them is not for a side to set.
+    """
+    given = overrides.keys_given(side.settings)
+    for key, option in _OURS.items():
+        if key in given:
+            raise ScenarioError(
+                f"{side.name}: {key}", "is the same for both sides of a comparison", f"use {option}"
+            )
+    settings = [] if request.timeout_s is None else [f"measure.timeout_s={request.timeout_s!r}"]
+    return settings + ([] if request.health else ["measure.health=false"]) + side.settings
+
+
+def _backend(request: Request, works: Sequence[Work]) -> list[str]:
+    """Return the backend that was asked for, else that of the records; none: the best is used."""
+    if request.backend is not None:
+        return [request.backend]
+    recorded = list(dict.fromkeys(found.backend for found in works if found.backend is not None))
+    if len(recorded) > 1:
+        raise ScenarioError(
+            "bench ab",
+            f"A is a record of backend {recorded[0]} and B one of {recorded[1]}",
+            "name one for both with --backend",
+        )
+    return recorded
 
 
 def _python(side: SideRequest) -> Python:

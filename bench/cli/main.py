@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli import comparison_commands
+from bench.cli.options import RESULTS, Format, Results, TableFormat
+
 if TYPE_CHECKING:
     from bench.results.prices import Prices
 
-EXIT_USAGE = 2
-
-
-class Format(enum.StrEnum):
-    """How a table is written."""
-
-    RICH = "rich"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    CSV = "csv"
+EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130
 
 
 class Listed(enum.StrEnum):
@@ -55,17 +51,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RESULTS = Path("results")
-_Results = Annotated[
-    Path, typer.Option("--results", metavar="DIR", help="Folder that records go to.")
-]
-_Format = Annotated[Format, typer.Option("--format", help="How to print the table.")]
-_Threshold = Annotated[
-    float,
-    typer.Option(
-        "--threshold", metavar="PCT", min=0.01, max=50, help="Smallest change that matters to you."
-    ),
-]
 _Prices = Annotated[
     Path | None,
     typer.Option(
@@ -135,7 +120,7 @@ def run(
     processes: Annotated[
         int | None, typer.Option("--processes", metavar="P", help="Ranks, started by this command.")
     ] = None,
-    results: _Results = RESULTS,
+    results: Results = RESULTS,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Wall time per case.")
     ] = None,
@@ -150,7 +135,7 @@ def run(
         bool, typer.Option("--dry-run", help="Print the cases and run nothing.")
     ] = False,
     prices: _Prices = None,
-    format: _Format = Format.RICH,  # noqa: A002
+    format: TableFormat = Format.RICH,  # noqa: A002
 ) -> None:
     """Measure scenarios and print their table; progress goes to stderr."""
     from bench.cli import running
@@ -179,17 +164,6 @@ def run(
         resume=resume,
         prices=_read_prices(prices),
         format=format.value,
-        for_our_launcher=[
-            option
-            for option, given in (
-                ("--resume", resume),
-                ("--launches", launches is not None),
-                ("--precision-target", precision_target is not None),
-                ("--processes", processes is not None),
-                ("--timeout", timeout is not None),
-            )
-            if given
-        ],
     )
     raise typer.Exit(running.dry_run(request) if dry_run else running.run(request))
 
@@ -225,7 +199,7 @@ def show(
         str,
         typer.Argument(metavar="SCENARIO|RECORD", help="Scenario name or file, record file or id."),
     ],
-    results: _Results = RESULTS,
+    results: Results = RESULTS,
     prices: _Prices = None,
 ) -> None:
     """Show a scenario with its cases, or a record with its audit as a page."""
@@ -259,7 +233,7 @@ def table(
         ),
     ] = None,
     prices: _Prices = None,
-    format: _Format = Format.RICH,  # noqa: A002
+    format: TableFormat = Format.RICH,  # noqa: A002
 ) -> None:
     """Print the newest record of every case as a table."""
     from bench.results import table as tables
@@ -282,135 +256,13 @@ def table(
     )
     tables.write(found, tables.Format(format.value), sys.stdout)
     if format is Format.CSV:
-        # The other formats have a place of their own for what could not be read.
-        for problem in found.problems:
-            typer.echo(f"left aside: {problem}", err=True)
+        # The other formats have a place of their own for what is no row.
+        for line in found.left_out:
+            typer.echo(line, err=True)
 
 
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Record (file or id), or results folder.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same; B is measured by A.")],
-    results: _Results = RESULTS,
-    threshold: _Threshold = 2.0,
-    format: _Format = Format.RICH,  # noqa: A002
-) -> None:
-    """Compare two records, or all that two results folders share: B's throughput over A's.
-
-    Records that were not measured in turns are compared as they are, which cannot confirm a
-    regression: the machine may have changed in between. `bench ab` can.
-
-    Exit codes: 0 nothing speaks against B, 1 B is slower, 3 it cannot be told.
-    """
-    from bench.cli import comparing
-
-    raise typer.Exit(
-        comparing.run(a, b, results=results, threshold_pct=threshold, format=format.value)
-    )
-
-
-@app.command()
-def ab(
-    a: Annotated[str, typer.Argument(metavar="A", help="Shipped scenario, YAML file, or record.")],
-    b: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="The same; default: A, with other settings.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a knob on both sides."),
-    ] = None,
-    set_a: Annotated[
-        list[str] | None, typer.Option("--set-a", metavar="KEY=VALUE", help="Set a knob of A.")
-    ] = None,
-    set_b: Annotated[
-        list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Set a knob of B.")
-    ] = None,
-    python_a: Annotated[
-        str | None,
-        typer.Option("--python-a", metavar="PATH", help="Run A with this environment's python."),
-    ] = None,
-    python_b: Annotated[
-        str | None,
-        typer.Option("--python-b", metavar="PATH", help="Run B with this environment's python."),
-    ] = None,
-    case: Annotated[
-        str | None, typer.Option("--case", metavar="NAME|N", help="The case, on both sides.")
-    ] = None,
-    case_a: Annotated[
-        str | None, typer.Option("--case-a", metavar="NAME|N", help="The case of A.")
-    ] = None,
-    case_b: Annotated[
-        str | None, typer.Option("--case-b", metavar="NAME|N", help="The case of B.")
-    ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option("--backend", metavar="NAME", help="Default: the best that is available."),
-    ] = None,
-    pairs: Annotated[
-        int,
-        typer.Option("--pairs", metavar="N", min=3, max=100, help="Pairs of launches."),
-    ] = 10,
-    threshold: _Threshold = 2.0,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget",
-            metavar="SECONDS",
-            help="Measured time per side, over all its launches. Default: as much per launch as in "
-            "`bench run`.",
-        ),
-    ] = None,
-    results: _Results = RESULTS,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="S", help="Wall time per side.")
-    ] = None,
-    one_at_a_time: Annotated[
-        bool,
-        typer.Option(
-            "--one-at-a-time",
-            help="Never have both sides in memory: one launch after the other, which takes more "
-            "pairs for the same answer.",
-        ),
-    ] = False,
-    format: _Format = Format.RICH,  # noqa: A002
-) -> None:
-    """Measure two sides in turns, and tell whether B is the SAME, FASTER or SLOWER.
-
-    The sides are two scenarios that do the same work, one under two settings, or one in two
-    environments, given by their interpreters.
-
-    Exit codes: 0 same or faster, 1 slower, 3 it cannot be told, 4 a side failed.
-    """
-    from bench.cli import contest
-
-    if b is None and not (set_a or set_b or python_a or python_b or case_a or case_b):
-        raise typer.BadParameter(
-            "say in what B differs: name it, or use --set-b, --python-b or --case-b; to try the "
-            "machine with two equal sides, name A twice"
-        )
-    both = [
-        f"{key}={_number(value)}"
-        for key, value in (("measure.timeout_s", timeout), ("measure.budget_s", budget))
-        if value is not None
-    ]
-    both += set_ or []
-    raise typer.Exit(
-        contest.run(
-            contest.Request(
-                a=contest.SideRequest("A", a, [*both, *(set_a or [])], case_a or case, python_a),
-                b=contest.SideRequest(
-                    "B", a if b is None else b, [*both, *(set_b or [])], case_b or case, python_b
-                ),
-                backend=backend,
-                pairs=pairs,
-                threshold_pct=threshold,
-                budget_s=budget,
-                results=results,
-                one_at_a_time=one_at_a_time,
-                format=format.value,
-            )
-        )
-    )
+app.command()(comparison_commands.compare)
+app.command()(comparison_commands.ab)
 
 
 @app.command()
@@ -450,7 +302,20 @@ def schema(
 
 
 def main() -> None:
-    """Run the command line; user errors end in one message and exit code 2."""
+    """Run the command line; user errors end in one message and exit code 2.
+
+    Left to themselves, Ctrl-C and a fault of ours end with 1, which says that B is slower.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
+    try:
+        _main()
+    except Exception as error:
+        traceback.print_exception(error)
+        sys.exit(EXIT_FAULT)
+
+
+def _main() -> None:
     try:
         app()
     except BrokenPipeError:
@@ -468,9 +333,11 @@ def main() -> None:
 
 def _is_users(error: Exception) -> bool:
     from bench.backends.registry import BackendError
+    from bench.backends.temporary import TemporaryError
     from bench.results.matching import MatchError
     from bench.results.query import QueryError
     from bench.results.store import StoreError
     from bench.scenarios.errors import ScenarioError
 
-    return isinstance(error, (BackendError, MatchError, QueryError, ScenarioError, StoreError))
+    users = (BackendError, MatchError, QueryError, ScenarioError, StoreError, TemporaryError)
+    return isinstance(error, users)

@@ -16,7 +16,7 @@ from rich.status import Status
 from rich.text import Text
 
 from bench.results import statistics
-from bench.results.record import Health, Launch, Outcome, Phase
+from bench.results.record import Health, Launch, Outcome, Phase, Statistics
 from bench.run.ending import End
 from bench.run.rounds import Listener, Progressing
 from bench.worker.job import Event
@@ -145,7 +145,9 @@ class PlainProgress:
         if isinstance(result, End):
             told = f"{result.outcome} in {result.phase}: {result.reason}"
         else:
-            told = f"{statistics.launch_value(result):.4g} samples/s"
+            told = f"{result.samples_per_s:.4g} samples/s"
+            if case.launches:
+                told += f", so far {_estimate(case, [*case.launches, result])}"
         side = "" if case.planned.side is None else f"{case.planned.side}: "
         self._say(f"  {side}{told} ({_duration(seconds)}; {_times(self._clock)})")
 
@@ -216,8 +218,7 @@ class TerminalProgress:
         self._console.print(f"{escape(case.planned.title)}: {escape(_summary(case))}")
 
     def _show(self, case: Progressing, text: str) -> None:
-        so_far = _estimate(case.launches)
-        so_far = f" · so far {so_far}" if so_far else ""
+        so_far = f" · so far {_estimate(case, case.launches)}" if case.launches else ""
         line = (
             f"[{self._number[id(case)]}/{len(self._number)}] {case.planned.title} · "
             f"{self._doing} · {_times(self._clock)} · {text}{so_far}"
@@ -258,21 +259,22 @@ def _so_far(event: Event) -> str:
     return text
 
 
-def _estimate(launches: Sequence[Launch]) -> str | None:
-    if not launches:
-        return None
-    interval = statistics.t_interval([statistics.launch_value(x) for x in launches])
-    if interval.low is None or interval.high is None:
-        return f"{interval.estimate:.4g} samples/s"
-    return f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}] samples/s"
+def _estimate(case: Progressing, launches: Sequence[Launch]) -> str:
+    return _throughput(statistics.summarise(launches, case.planned.case.measure))
+
+
+def _throughput(found: Statistics) -> str:
+    low, high = found.samples_per_s_low, found.samples_per_s_high
+    interval = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
+    return f"{found.samples_per_s:.4g}{interval} samples/s"
 
 
 def _summary(case: Progressing) -> str:
     if case.stored is None:
         return "no record"
     record = case.stored.record
-    if record.outcome is Outcome.OK:
-        return f"{record.verdict}, {_estimate(case.launches)}"
+    if record.statistics is not None:
+        return f"{record.verdict}, {_throughput(record.statistics)}"
     return f"{record.outcome}: {record.reason}"
 
 

@@ -23,15 +23,20 @@ def used_lines(record: Record, row: Row, *, priced: bool) -> Pairs:
         row: Its row.
         priced: A price file was given.
     """
-    yield "device memory", memory(row) or "unknown: the device's runtime keeps no count"
-    host = [one.host_peak_rss_bytes for one in record.launches if one.host_peak_rss_bytes]
-    if host:
-        yield "host memory", f"{binary(max(host))} of a training process, at most"
+    host = row.host_peak_rss_bytes
+    # Where the host is the device, its count is the system's, and this one is missing with it.
+    unkept = "the device's runtime keeps no count"
+    if host is None:
+        unkept += ", or the system does not let it begin anew after the warm-up"
+    yield "device memory", memory(row) or f"unknown: {unkept}"
+    if host is not None:
+        yield "host memory", f"{binary(host)} of a training process, at most"
     joules = energy_per_sample(record.launches)
     known = f"{energy(row)} J a sample ({joules.source})"
     yield "energy", known if joules.value is not None else f"unknown: {joules.reason}"
     if row.flops_per_sample is not None:
-        yield "FLOPs", f"{scaled(row.flops_per_sample)}FLOP a sample, forward and backward"
+        passes = "forward and backward" if record.requested.knobs.task == "train" else "forward"
+        yield "FLOPs", f"{scaled(row.flops_per_sample)}FLOP a sample, {passes}"
     mfu = model_flops_utilisation(record)
     known = f"{utilisation(row)} of {mfu.source}"
     yield "MFU", known if mfu.value is not None else f"unknown: {mfu.reason}"
@@ -49,7 +54,8 @@ def launch_lines(launch: Launch) -> Pairs:
     """Yield what happened in a launch, in order."""
     yield "value", f"{figure(launch.samples_per_s)} samples/s"
     cache = "no" if launch.compilation.cache == "none" else f"a {launch.compilation.cache}"
-    yield "place", f"round {launch.round}, seed {launch.seed}, {cache} compile cache"
+    turns = ", in turns with a launch of the other side" if launch.in_turns else ""
+    yield "place", f"round {launch.round}, seed {launch.seed}, {cache} compile cache{turns}"
     seconds = launch.phases.model_dump()
     yield (
         "phases",
@@ -117,16 +123,19 @@ def _count(number: int, word: str) -> str:
 
 
 def _clocks(clocks: Clocks) -> str:
-    known = "unknown"
+    known = []
     if clocks.mhz_min is not None and clocks.mhz_max is not None:
-        known = f"{clocks.mhz_min:.0f} to {clocks.mhz_max:.0f} MHz"
+        known.append(f"{clocks.mhz_min:.0f} to {clocks.mhz_max:.0f} MHz ({clocks.source})")
+    elif clocks.source is not None:
+        known.append(f"rates unknown ({clocks.source})")
     if clocks.calculation_us_min is not None and clocks.calculation_us_max is not None:
-        known += (
-            f", a fixed calculation took {clocks.calculation_us_min:.0f} to "
+        known.append(
+            f"a fixed calculation took {clocks.calculation_us_min:.0f} to "
             f"{clocks.calculation_us_max:.0f} us"
         )
-    held = f"; held back by {', '.join(clocks.throttled)}" if clocks.throttled else ""
-    return f"{known} ({clocks.source}){held}"
+    if clocks.throttled:
+        known.append(f"held back by {', '.join(clocks.throttled)}")
+    return "; ".join(known)
 
 
 def _noise(noise: Noise) -> Iterator[str]:

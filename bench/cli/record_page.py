@@ -133,10 +133,11 @@ def _head(record: Record, row: Row, page: _Page) -> None:
     asked = record.requested
     ranks = "1 process" if record.processes == 1 else f"{record.processes} processes"
     device = record.device.model if record.device else "no device"
+    side = "" if record.side is None else f", side {record.side} of a comparison"
     page.line(f"{asked.scenario} / {asked.case}", "bold")
     page.line(
         f"{record.backend}: {device}, {ranks}, {record.created[:16].replace('T', ' ')} UTC, "
-        f"record {record.id}",
+        f"record {record.id}{side}",
         "dim",
     )
     answer = record_verdict.verdict(record)

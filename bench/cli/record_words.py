@@ -46,32 +46,21 @@ def naive(record: Record) -> Answer:
     says = (
         "A clock read after every step, which waits for nothing, says "
         f"{figure(reading.samples_per_s)} samples a second: {_beside(reading.ratio)} the "
-        f"{figure(reading.true_samples_per_s)} that the same launch made fence to fence."
+        f"{figure(reading.true_samples_per_s)} of the same steps until the device had finished."
     )
     if not reading.misleads:
         return Answer("No", (says,))
-    if reading.disturbed:
-        perhaps = "The machine was disturbed, so the difference may be its own."
-        return Answer("Perhaps", (says, perhaps))
-    if 1 / _CLEAR < reading.ratio < _CLEAR:
-        perhaps = "The two passes ran one after the other, so part of it may be the machine's."
-        return Answer("Perhaps", (says, perhaps))
-    sentences = [says]
-    if reading.ratio > 1:
-        sentences.append(
-            "It stops while work is still queued: to it a step is over once it has been issued."
-        )
-    else:
-        sentences.append(
-            "It waited for more than the work, or its pass ran while the machine was slower."
-        )
+    sentences = [
+        says,
+        "It stops while work is still queued: to it a step is over once it has been issued.",
+    ]
     if reading.step_ms_median is not None:
         sentences.append(
             f"Its median step takes {figure(reading.step_ms_median)} ms; a step takes "
             f"{figure(reading.true_step_ms)} ms."
         )
     together = record.requested.knobs.loader.batches_per_execution
-    if reading.ratio > 1 and together > 1:
+    if together > 1:
         sentences.append(
             f"{together} micro-batches make one graph here: {together - 1} of them are only "
             "recorded, and the work of all starts with the last."

@@ -14,13 +14,14 @@ from types import FrameType
 
 from bench.backends.base import Probe
 from bench.backends.registry import BackendError, Prober, names
+from bench.backends.temporary import TemporaryError
 from bench.cli import progress
 from bench.results import table as tables
 from bench.results.prices import Prices
 from bench.results.record import Keys, Outcome
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
-from bench.results.store import Store, Stored, StoreError, new_id
+from bench.results.store import Problem, Store, Stored, StoreError, new_id
 from bench.run import inplace
 from bench.run.plan import Planned, choose, plan
 from bench.run.rounds import Rounds
@@ -30,6 +31,15 @@ from bench.scenarios.schema import Case, Scenario
 
 EXIT_OK, EXIT_USAGE, EXIT_CASE, EXIT_INTERRUPTED = 0, 2, 4, 130
 _GOOD = (Outcome.OK, Outcome.UNSUPPORTED)
+_FOR_OUR_LAUNCHER = {
+    "measure.launches": "--launches",
+    "measure.precision_target": "--precision-target",
+    "measure.max_launches": None,
+    "measure.timeout_s": "--timeout",
+    "measure.hang_s": None,
+    "measure.health_steps": None,
+}
+"""Settings that only our own launcher can honour, with the option of each."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _Name = tuple[str, str, str]
@@ -49,8 +59,15 @@ class Request:
     resume: bool
     prices: Prices | None
     format: str
-    for_our_launcher: list[str]
-    """Options given that only our own launcher can honour."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an argument names: a scenario, or the case of a record."""
+
+    item: Scenario | Case
+    backend: str | None = None
+    """That the record is of; null: a scenario is of none."""
 
 
 def run(request: Request) -> int:
@@ -58,16 +75,18 @@ def run(request: Request) -> int:
 
     Raises:
         ScenarioError, BackendError, StoreError: bad input, before anything is measured.
+        StoreError, TemporaryError: a folder can no longer be written to; what was recorded before
+            has been printed.
     """
     world = inplace.world()
     if world is not None:
-        _refuse_in_place(request)
-        planned = _planned(request, world.size)
+        planned = _planned_in_place(request, world.size)
         return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
     store = Store(request.results)
-    planned = _planned(request)
+    planned = _planned(request, request.settings, Prober())
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
+    _tell_of(store.problems)
     left = [p for p in planned if _name(p.keys, p.case) not in done]
     with Scratch(request.results) as scratch, stop_on_signals() as stopping:
         rounds = Rounds(
@@ -80,7 +99,13 @@ def run(request: Request) -> int:
         )
         if request.resume:
             rounds.recover()
-        records = rounds.run()
+            _tell_of(scratch.problems)
+        try:
+            records = rounds.run()
+        except (StoreError, TemporaryError):
+            if rows := [*done.values(), *rounds.recorded]:
+                _print(request, rows)
+            raise
         scratch.sweep()
     complaints = [case.complaint for case in rounds.cases if case.complaint is not None]
     if (rows := [*done.values(), *records]) or not complaints:
@@ -98,27 +123,62 @@ def dry_run(request: Request) -> int:
     """Print the cases that would run, with what stands in their way; returns the exit code."""
     from bench.cli import listing
 
-    listing.cases(_planned(request), request.format)
+    listing.cases(_planned(request, request.settings, Prober()), request.format)
     return EXIT_OK
 
 
-def _refuse_in_place(request: Request) -> None:
-    for option in request.for_our_launcher:
+def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
+    """Return the cases as so many ranks run them that somebody else's launcher has started.
+
+    Raises:
+        ScenarioError: something was asked for that only our own launcher can do, or a case sets
+            another number of processes.
+    """
+    given = overrides.keys_given(request.settings)
+    refused = ["--resume"] if request.resume else []
+    for key, option in _FOR_OUR_LAUNCHER.items():
+        if key in given:
+            refused.append(key if option is None else f"{key} ({option})")
+    for place in refused:
         raise ScenarioError(
-            option,
+            place,
             "has no meaning under torchrun, where every rank runs one launch",
             "leave it out, or leave torchrun out and use --processes P",
         )
-
-
-def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
     settings = list(request.settings)
-    if world_size is not None:
-        settings.append(f"processes={world_size}")
-    names = dict.fromkeys(request.scenarios)
-    cases = [work(name, settings, request.results) for name in names]
+    if "measure.budget_s" in given:
+        # A scenario's budget is for all of its launches; what is given here is for this one.
+        settings += ["measure.launches=1", "measure.precision_target=null"]
+    prober = Prober()
+    planned = _planned(request, settings, prober)
+    if len(planned) != 1:
+        return planned
+    knobs = planned[0].case.knobs
+    if "processes" not in knobs.model_fields_set:
+        return _planned(request, [*settings, f"processes={ranks}"], prober)
+    if knobs.processes != ranks:
+        raise ScenarioError(
+            planned[0].title,
+            f"it sets processes={knobs.processes}, and torchrun has started {ranks}",
+            f"start {knobs.processes} with torchrun, or set processes to {ranks}",
+        )
+    return planned
+
+
+def _planned(request: Request, settings: Sequence[str], prober: Prober) -> list[Planned]:
+    by_backends: dict[tuple[str, ...], list[Scenario | Case]] = {}
+    for name in dict.fromkeys(request.scenarios):
+        found = work(name, settings, request.results)
+        wanted = request.backends or ([] if found.backend is None else [found.backend])
+        place = tuple(probe.backend for probe in probes(wanted, prober))
+        by_backends.setdefault(place, []).append(found.item)
     sweeps = overrides.parse_sweeps(request.sweeps)
-    planned = choose(plan(cases, probes(request.backends, Prober()), sweeps), request.cases)
+    everything = [
+        case
+        for place, items in by_backends.items()
+        for case in plan(items, probes(place, prober), sweeps)
+    ]
+    planned = choose(everything, request.cases)
     if request.prices is not None:
         # Two prices for one device must not be found out when everything has been measured.
         for item in planned:
@@ -130,19 +190,21 @@ def _planned(request: Request, world_size: int | None = None) -> list[Planned]:
     return planned
 
 
-def work(name: str, settings: Sequence[str], results: Path) -> Scenario | Case:
-    """Return the scenario, or the case of a record, that an argument names.
+def work(name: str, settings: Sequence[str], results: Path) -> Work:
+    """Return the scenario, or the case of a record with its backend, that an argument names.
 
     Raises:
         ScenarioError, StoreError: it names neither, or a setting is wrong.
     """
-    if name.endswith(".json"):
-        try:
-            case = Store(results).find(name).record.requested
-        except StoreError as error:
-            raise StoreError(f"{name}: cannot be repeated: {error}") from error
-        return overrides.with_overrides(case, settings)
-    return compose.load(name, settings)
+    if compose.is_scenario(name):
+        return Work(compose.load(name, settings))
+    try:
+        record = Store(results).find(name).record
+    except StoreError as error:
+        if not name.endswith(".json"):
+            return Work(compose.load(name, settings))
+        raise StoreError(f"{name}: cannot be repeated: {error}") from error
+    return Work(overrides.with_overrides(record.requested, settings), record.backend)
 
 
 def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:
@@ -166,11 +228,16 @@ def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:
 def _already_done(store: Store, planned: Sequence[Planned]) -> dict[_Name, Stored]:
     wanted = {_name(p.keys, p.case) for p in planned}
     newest: dict[_Name, Stored] = {}
-    for item in store.records():
+    for item in store.runs():
         name = _name(item.record.keys, item.record.requested)
         if name in wanted and item.record.outcome in _GOOD:
             newest[name] = item
     return newest
+
+
+def _tell_of(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        print(f"left aside: {problem}", file=sys.stderr)
 
 
 def _name(keys: Keys, case: Case) -> _Name:

@@ -27,7 +27,7 @@ def show(reference: str, results: Path, prices: Prices | None = None) -> None:
         ScenarioError, StoreError: it names neither, or two prices are for the record's device.
     """
     console = Console(highlight=False)
-    if _is_scenario(reference):
+    if compose.is_scenario(reference):
         if prices is not None:
             raise ScenarioError(
                 "--prices", f"{reference} is a scenario and has cost nothing yet", "leave it out"
@@ -44,11 +44,6 @@ def show(reference: str, results: Path, prices: Prices | None = None) -> None:
             reference, f"is neither a scenario nor a record ({error})", f"scenarios: {names}"
         ) from error
     write_page(stored, sys.stdout, prices=prices)
-
-
-def _is_scenario(reference: str) -> bool:
-    shipped = {item.name for item in compose.shipped()}
-    return reference in shipped or reference.endswith((".yaml", ".yml"))
 
 
 def _scenario(name: str, console: Console) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from bench.measure.alignment import Alignment
 from bench.measure.target import ALONE, WALL_CLOCK, Clock, Peers, Target, timed_advance
+from bench.measure.warm_up import drain
 from bench.results.record import Latency
+
+TWIN_PAIRS = 3
 
 
 class LoaderTimer(Protocol):
@@ -37,9 +40,22 @@ class Naive(NamedTuple):
 
     seconds: float
     """All steps together, on the rank that reads most."""
+    fenced_s: float
+    """The same steps until the device had finished them, on the slowest rank."""
     median_s: float
     """Of the single steps of this rank."""
     steps: int
+
+
+class Twin(NamedTuple):
+    """Blocks of the same steps with the loader and without, in turns."""
+
+    block_s: list[float]
+    """Without it. Unit: seconds."""
+    gaps: list[float]
+    """How much longer the block with it took that came just before, as a share."""
+    micro_batches: int
+    """Per rank and block."""
 
 
 class NoSingleStep(Exception):  # noqa: N818 - a reason to skip, not an error
@@ -139,12 +155,71 @@ def naive_clock(
         target.advance(alignment.gradient_accumulation)
         readings.append(clock.now())
     target.fence()
+    fenced = clock.now()
     times = [later - earlier for earlier, later in itertools.pairwise(readings)]
     return Naive(
         seconds=peers.most(readings[-1] - readings[0]),
+        fenced_s=peers.most(fenced - readings[0]),
         median_s=statistics.median(times),
         steps=len(times),
     )
+
+
+def twin(
+    target: Target,
+    alignment: Alignment,
+    periods: int,
+    use_loader: Callable[[bool], None],
+    prefetched: int,
+    budget_s: float,
+    *,
+    clock: Clock = WALL_CLOCK,
+    peers: Peers = ALONE,
+) -> Twin | None:
+    """Time the same steps with the loader and without, in blocks that take turns.
+
+    A machine whose speed wanders slows both of a pair. Each block with the loader begins with an
+    empty queue, or it would be fed by what was loaded while the other one ran; each without begins
+    when the loader has filled its queue again and rests.
+
+    Args:
+        target: A warm workload at a window edge; warm without its loader too.
+        alignment: The rhythm of the case.
+        periods: Length of all blocks of a kind together.
+        use_loader: Called with whether the next steps draw from the loader.
+        prefetched: Batches that may wait between the loader and the step. Unit: micro-batches.
+        budget_s: No further pair is begun after that time; at least one is timed. Unit: seconds.
+        clock: Where the time is read.
+        peers: The other ranks.
+
+    Returns:
+        Null: a graph was compiled in every pair.
+    """
+    micro_batches = math.ceil(periods / TWIN_PAIRS) * alignment.period
+    block_s: list[float] = []
+    gaps: list[float] = []
+    begin = clock.now()
+    for _ in range(2 * TWIN_PAIRS):
+        if len(gaps) == TWIN_PAIRS or (gaps and peers.most(clock.now() - begin) >= budget_s):
+            break
+        compiles = target.compiles()
+        use_loader(True)
+        drain(target, alignment, prefetched)
+        target.advance(alignment.period)
+        with_loader = _block(target, micro_batches, clock, peers)
+        use_loader(False)
+        # A loader that fell behind delivers a batch in this time; any other has less to do.
+        filled_at = clock.now() + prefetched * with_loader / micro_batches
+        target.advance(alignment.period)
+        target.fence()
+        while peers.any(clock.now() < filled_at):
+            target.advance(alignment.period)
+            target.fence()
+        without = _block(target, micro_batches, clock, peers)
+        if not peers.any(target.compiles() > compiles):
+            block_s.append(without)
+            gaps.append(with_loader / without - 1)
+    return Twin(block_s, gaps, micro_batches) if gaps else None
 
 
 def latencies(

@@ -107,10 +107,10 @@ def clocks(windows: Sequence[Around], source: str | None) -> Clocks | None:
         windows: The readings around each.
         source: Where the figures come from; null: there are none.
     """
-    if source is None:
-        return None
     rates = clock_mhz(windows)
     paces = calculation_us(windows)
+    if source is None and not paces:
+        return None
     met = dict.fromkeys(
         reason
         for around in windows

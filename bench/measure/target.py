@@ -17,6 +17,9 @@ class Target(Protocol):
     def advance(self, micro_batches: int) -> None:
         """Issue the work of so many micro-batches, updates included, without waiting for it."""
 
+    def discard(self, micro_batches: int) -> None:
+        """Draw so many batches from the loader, at a window edge, and do nothing with them."""
+
     def fence(self) -> None:
         """Return when every issued piece of work has finished on the device."""
 

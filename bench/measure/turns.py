@@ -23,5 +23,11 @@ class Undivided:
         """Return at once."""
         return False
 
+    def wait_to_begin(self) -> None:
+        """Return at once."""
 
-UNDIVIDED: Turns = Undivided()
+    def wait_for_the_end(self) -> None:
+        """Return at once."""
+
+
+UNDIVIDED = Undivided()

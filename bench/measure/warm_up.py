@@ -84,12 +84,13 @@ def warm_up(
 ) -> WarmUp:
     """Run fenced chunks of whole periods until the workload is steady, or the cap is reached.
 
-    It ends when all of this holds: `measure.warmup_steps` and `measure.warmup_s` are met;
-    `prefetched` micro-batches were drawn since the last compilation, so that no window lives on
-    what was loaded while a graph compiled; at least `QUIET_PERIODS` periods ran since then; and the
-    last two groups of chunks agree (`AGREEMENT`, `STANDARD_ERRORS`). MSER-5 over the chunks since
-    the last compilation may lengthen it beyond that, to twice as many chunks at most. After
-    `measure.warmup_cap_s` seconds it ends in any case, without a steady state.
+    It ends when all of this holds: `measure.warmup_steps` and `measure.warmup_s` are met; at least
+    `QUIET_PERIODS` periods ran since the last compilation; what the loader had prefetched by then
+    was thrown away, so that no window lives on what was loaded while a graph compiled; and the last
+    two groups of chunks since agree (`AGREEMENT`, `STANDARD_ERRORS`). (Using the batches up would
+    take far longer: while they are trained on, a loader that is a little too slow delivers nearly
+    as many.) MSER-5 over the chunks may lengthen it beyond that, to twice as many chunks at most.
+    After `measure.warmup_cap_s` seconds it ends in any case, without a steady state.
 
     Every decision rests on the slowest rank's times and on any rank's compilations.
 
@@ -113,7 +114,12 @@ def warm_up(
         seconds = clock.now() - begin
         slowest = peers.most(seconds)
         progress.warm_up(run.steps, seconds, run.period_s)
-        missing = run.missing(measure, prefetched, slowest)
+        if not run.drained and run.quiet >= QUIET_PERIODS * alignment.period:
+            run.drained = True
+            if prefetched:
+                drain(target, alignment, prefetched)
+                run.start_over()
+        missing = run.missing(measure, slowest)
         if missing is None or slowest >= measure.warmup_cap_s:
             break
     return WarmUp(
@@ -128,6 +134,17 @@ def warm_up(
     )
 
 
+def drain(target: Target, alignment: Alignment, prefetched: int) -> None:
+    """Throw away what waits between the loader and the step.
+
+    Args:
+        target: A workload at a window edge.
+        alignment: The rhythm of the case; whole periods go, or the next graph would hold others.
+        prefetched: Batches that may wait. Unit: micro-batches.
+    """
+    target.discard(math.ceil(prefetched / alignment.period) * alignment.period)
+
+
 @dataclass
 class _Run:
     """The chunks so far, and what they say."""
@@ -138,6 +155,8 @@ class _Run:
     """Per chunk."""
     quiet: int = 0
     """Micro-batches since the last chunk that compiled."""
+    drained: bool = False
+    """What was loaded before and while it compiled is gone."""
     times: list[float] = field(default_factory=list)
     """Seconds per period of each chunk of the present size since the last compilation."""
     agreed_at: int | None = None
@@ -166,19 +185,20 @@ class _Run:
         self.last_period_s = elapsed / self.periods
         if compiled:
             self.quiet = 0
-            self._start_over()
+            self.drained = False
+            self.start_over()
             return
         self.quiet += self.chunk
         if elapsed < CHUNK_S:
             # Short chunks scatter more than long ones, so the two are never compared.
             self.periods *= 2
-            self._start_over()
+            self.start_over()
             return
         self.times.append(self.last_period_s)
 
-    def missing(self, measure: Measure, prefetched: int, seconds: float) -> str | None:
+    def missing(self, measure: Measure, seconds: float) -> str | None:
         """Return what is not yet met, or null."""
-        return self._below_minimum(measure, prefetched, seconds) or self._unsteady()
+        return self._below_minimum(measure, seconds) or self._unsteady()
 
     def agreement(self) -> str:
         older, newer = self._groups()
@@ -187,7 +207,7 @@ class _Run:
             f"{statistics.fmean(newer):.4g} s per period"
         )
 
-    def _below_minimum(self, measure: Measure, prefetched: int, seconds: float) -> str | None:
+    def _below_minimum(self, measure: Measure, seconds: float) -> str | None:
         quiet_periods = self.quiet // self.alignment.period
         if self.steps < measure.warmup_steps:
             return f"{self.steps} of at least {measure.warmup_steps} steps were run"
@@ -195,11 +215,6 @@ class _Run:
             return f"{seconds:.3g} s of at least {measure.warmup_s:g} s have passed"
         if quiet_periods < QUIET_PERIODS:
             return f"{quiet_periods} of {QUIET_PERIODS} periods ran without a compilation"
-        if self.quiet < prefetched:
-            return (
-                f"{self.quiet} of {prefetched} prefetched micro-batches were drawn since the last "
-                "compilation"
-            )
         return None
 
     def _unsteady(self) -> str | None:
@@ -212,7 +227,7 @@ class _Run:
             return "the truncation rule (MSER-5) puts the start of the steady state too late"
         return None
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
         self.times.clear()
         self.agreed_at = None
 

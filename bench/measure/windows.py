@@ -23,7 +23,7 @@ from bench.measure.target import (
     timed_advance,
 )
 from bench.measure.turns import UNDIVIDED, Turns
-from bench.measure.warm_up import QUIET_PERIODS
+from bench.measure.warm_up import QUIET_PERIODS, drain
 from bench.results.record import Phase
 from bench.results.truncation import mser
 from bench.scenarios.schema import Measure
@@ -143,6 +143,7 @@ def measure_windows(
     progress: Progress = SILENT,
     gauge: Gauge = NO_GAUGE,
     turns: Turns = UNDIVIDED,
+    prefetched: int = 0,
 ) -> Measured:
     """Time windows until the planned number of clean ones is reached.
 
@@ -160,6 +161,8 @@ def measure_windows(
         progress: Told after every window.
         gauge: Read before the first window and after every one, outside its time.
         turns: Waited for before every window.
+        prefetched: Batches that may wait between the loader and the step; thrown away after a
+            voided window. Unit: micro-batches.
 
     Raises:
         NoCleanWindow: not one window was free of compilation.
@@ -186,7 +189,7 @@ def measure_windows(
             continue
         voided += 1
         progress.voided(voided)
-        exhausted = voided >= plan.windows or not _settle(target, alignment, peers)
+        exhausted = voided >= plan.windows or not _settle(target, alignment, peers, prefetched)
         before = gauge.read()
     if not clean:
         raise NoCleanWindow(voided)
@@ -247,29 +250,32 @@ def _timed_window(
     compiles, executions = target.compiles(), target.executions()
     peers.barrier()
     seconds = timed_advance(target, micro_batches, clock)
-    # At once: a device that rests may lower its clock.
+    compiled_here, executed = target.compiles() > compiles, target.executions()
+    # First: what the fence left undone goes on meanwhile.
+    residual = target.residual()
+    # Then at once: a device that rests may lower its clock.
     reading = gauge.read()
-    compiled = peers.any(target.compiles() > compiles)
-    executed = target.executions()
+    compiled = peers.any(compiled_here)
     slowest = peers.most(seconds)
     if compiled:
         return None
     return _Window(
         seconds=seconds,
         slowest=slowest,
-        residual=target.residual(),
+        residual=residual,
         executions=None if executed is None or executions is None else executed - executions,
         reading=reading,
     )
 
 
-def _settle(target: Target, alignment: Alignment, peers: Peers) -> bool:
+def _settle(target: Target, alignment: Alignment, peers: Peers, prefetched: int) -> bool:
     """Run whole periods until no rank compiles any more; false: they go on compiling."""
     for _ in range(SETTLING_ROUNDS):
         compiles = target.compiles()
         target.advance(QUIET_PERIODS * alignment.period)
         target.fence()
         if not peers.any(target.compiles() > compiles):
+            drain(target, alignment, prefetched)
             return True
     return False
 

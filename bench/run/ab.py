@@ -2,30 +2,31 @@
 
 A pair is one launch of A and one of B with the same seed; who is started first alternates, so that
 four launches make a block A B B A. The number of pairs is fixed beforehand: to go on until the
-interval looks good would make it promise more than it holds. When one side fails both end.
+interval looks good would make it promise more than it holds. When one side fails both end. Whether
+either side still trains is looked at after the pairs.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from bench.results.record import Launch, Outcome, Phase
+from bench.backends.temporary import temporary_folder
+from bench.measure.noise import CO_TENANT_LIMIT
+from bench.results.record import Health, Launch, Outcome, Phase
 from bench.results.store import Store, Stored
 from bench.run import launching, recording
 from bench.run.ending import End
+from bench.run.health import HealthPass
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned, replanned
-from bench.run.rounds import Listener, Progressing, order_of
+from bench.run.rounds import Listener, Progressing, examine, order_of
 from bench.run.turns import TURN_S, Play
 from bench.worker.job import Event
 
-PAIRS = 10
-"""The two smallest and the two largest ratios are trimmed, and six are left."""
 _MOST_WINDOWS = 1000
 
 
@@ -40,6 +41,8 @@ class Contest:
         listener: Told how it goes.
         stop: Asked often; true interrupts.
         play: What runs the two launches of a pair.
+        health: What finds out whether a side trains; null: one that keeps its references beside
+            the store.
     """
 
     def __init__(
@@ -52,13 +55,14 @@ class Contest:
         listener: Listener,
         stop: Callable[[], bool],
         play: Play,
+        health: HealthPass | None = None,
     ) -> None:
         self.pairs = a.case.measure.launches
         self.a, self.b = Progressing(a, wanted=self.pairs), Progressing(b, wanted=self.pairs)
         self.interrupted = False
         self.failed = False
         self.obstacle: str | None = None
-        """Why there are fewer pairs than asked for; null: there are not."""
+        """Why the pairs cannot be relied on, or are fewer than asked for; null: neither is so."""
         self.complaints: list[str] = []
         """The user's errors: a side names something that does not exist. Nothing is recorded."""
         self._store = store
@@ -66,6 +70,7 @@ class Contest:
         self._listener = listener
         self._stop = stop
         self._play = play
+        self._health = health or HealthPass(store.root)
         self._caches = Path()
 
     def run(self) -> None:
@@ -73,12 +78,12 @@ class Contest:
 
         Raises:
             StoreError: a record cannot be written.
+            TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin([self.a, self.b])
         refusals = [(case, recording.refused(case.planned)) for case in (self.a, self.b)]
         ends = [(case, end) for case, end in refusals if end is not None]
-        with tempfile.TemporaryDirectory(prefix="bench-cache-") as caches:
-            self._caches = Path(caches)
+        with temporary_folder("bench-cache-") as self._caches:
             number = 0
             while number < self.pairs and not ends:
                 watch = _Watch(self._listener, self.a, self.b)
@@ -90,7 +95,7 @@ class Contest:
                 if self.complaints:
                     return
                 number += 1
-        self._finish(ends)
+            self._finish(ends)
 
     def _pair(self, number: int, watch: _Watch) -> list[tuple[Progressing, End]]:
         """Measure one pair; returns the sides that failed, with how."""
@@ -98,15 +103,21 @@ class Contest:
             raise Interrupted(Phase.PLAN)
         cases = (self.a, self.b) if number % 2 == 0 else (self.b, self.a)
         first, second = (order_of(case, number, self._session, self._caches) for case in cases)
-        begin = time.monotonic()
-        results = self._play(first, second, watch, self._stop)
-        seconds = (time.monotonic() - begin) / 2
         ends = []
-        for case, result in zip(cases, results, strict=True):
-            case.used_s += seconds
+        both = self._play(first, second, watch, self._stop)
+        for case, played in zip(cases, both, strict=True):
+            result = played.result
+            case.used_s += played.seconds
             case.launched_here += 1
+            if played.resting_share > CO_TENANT_LIMIT:
+                self.obstacle = (
+                    f"{case.planned.side} used {played.resting_share:.0%} of the CPUs while it "
+                    f"rested and the other side computed (limit {CO_TENANT_LIMIT:.0%}): stop its "
+                    "threads from spinning (OMP_WAIT_POLICY=PASSIVE, KMP_BLOCKTIME=0), or use "
+                    "--one-at-a-time"
+                )
             if result is not None:
-                self._listener.launched(case, result, seconds)
+                self._listener.launched(case, result, played.seconds)
             if isinstance(result, Launch):
                 case.launches.append(result)
             elif result is not None and result.bad_case:
@@ -121,15 +132,25 @@ class Contest:
         self.failed = bool(failed)
         if failed:
             self.obstacle = "; ".join(
-                f"{side} has no number ({end.outcome}): {end.reason}"
+                f"{side} has no number ({end.outcome}): {_told(end)}"
                 for side, end in failed.items()
             )
-        for case in (self.a, self.b):
+        healths = [None if failed else self._examined(case) for case in (self.a, self.b)]
+        for case, health in zip((self.a, self.b), healths, strict=True):
             end = failed.get(case.planned.side)
             if failed and end is None:
                 end = self._cut_short(case, Phase.PLAN, "given up, as the other side failed,")
             if not failed or case.planned.side in failed or case.launches:
-                self._record(case, end)
+                self._record(case, end, health)
+
+    def _examined(self, case: Progressing) -> Health | None:
+        """Return whether a side trains; null: it is not to be found out."""
+        if not case.planned.has_health_pass:
+            return None
+        order = order_of(case, 0, self._session, self._caches)
+        health, interrupted = examine(case, order, self._health, self._listener, self._stop)
+        self.interrupted = self.interrupted or interrupted
+        return health
 
     def _interrupt(self, phase: Phase, watch: _Watch) -> None:
         self.interrupted = True
@@ -146,13 +167,17 @@ class Contest:
             reason=f"{why} after {len(case.launches)} of {self.pairs} launches",
         )
 
-    def _record(self, case: Progressing, end: End | None) -> None:
+    def _record(self, case: Progressing, end: End | None, health: Health | None = None) -> None:
         planned = case.planned
         variables = launching.environment_of(planned) if planned.probe.available else {}
-        record = recording.record_of(planned, self._session, case.launches, end, variables)
+        record = recording.record_of(planned, self._session, case.launches, end, variables, health)
         path = self._store.append(record)
         case.stored = Stored(record, self._store.root, path.relative_to(self._store.root))
         self._listener.recorded(case)
+
+
+def _told(end: End) -> str:
+    return end.reason if end.remedy is None else f"{end.reason}; {end.remedy}"
 
 
 class _Watch:
@@ -174,13 +199,18 @@ class _Watch:
 
 
 def side_of(
-    planned: Planned, name: str, pairs: int, *, budget_s: float | None, by_turns: bool
+    planned: Planned,
+    name: Literal["A", "B"],
+    pairs: int,
+    *,
+    budget_s: float | None,
+    by_turns: bool,
 ) -> Planned:
     """Return a case as a side of a comparison: so many launches, with windows short enough.
 
     Args:
         planned: The case.
-        name: `A` or `B`.
+        name: Of the side.
         pairs: Launches of either side.
         budget_s: Time inside the windows of all its launches; null: a launch gets as much as one of
             `bench run`. Unit: seconds.
@@ -198,8 +228,6 @@ def side_of(
             "precision_target": None,
             "budget_s": launch_s * pairs,
             "windows": windows,
-            # Whether the cases still train is for `bench run` to find out.
-            "health": False,
         }
     )
     case = planned.case.model_copy(update={"measure": changed})

@@ -25,13 +25,17 @@ class Finding(Strict):
     """Null: nothing to do."""
 
 
-def examine(proc: Path = Path("/proc")) -> list[Finding]:
+def examine(
+    proc: Path = Path("/proc"),
+    sysfs: Path = Path("/sys/devices/system/cpu"),
+    cgroup: Path = Path("/sys/fs/cgroup"),
+) -> list[Finding]:
     """Return the findings, in the order a person would fix them."""
     return [
         _processor(),
         _load(),
-        _governor(),
-        _container(),
+        _governor(sysfs),
+        _container(cgroup),
         _memory(),
         _counters(proc),
     ]
@@ -58,8 +62,8 @@ def _load() -> Finding:
     return Finding(subject="load", fact=fact)
 
 
-def _governor() -> Finding:
-    governor = environment.governor()
+def _governor(sysfs: Path) -> Finding:
+    governor = environment.governor(sysfs)
     if governor is None:
         return Finding(
             subject="governor",
@@ -74,8 +78,8 @@ def _governor() -> Finding:
     return Finding(subject="governor", fact=governor)
 
 
-def _container() -> Finding:
-    cpus, memory = environment.cpu_limit(), environment.memory_limit_bytes()
+def _container(cgroup: Path) -> Finding:
+    cpus, memory = environment.cpu_limit(cgroup), environment.memory_limit_bytes(cgroup)
     limits = []
     if cpus is not None:
         limits.append(f"{cpus:g} CPUs")

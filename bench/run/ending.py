@@ -7,11 +7,13 @@ kernel's out-of-memory killer, other kills, and an end without a result. Torch-f
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.backends.temporary import TemporaryError, remedy, told
 from bench.results.record import CheckResult, Launch, Outcome, Phase
 from bench.run.scrubbing import scrub
 from bench.worker.job import Failure, FailureKind, failure_file, log_file
@@ -31,6 +33,13 @@ _REMEDIES = {
     Outcome.TIMEOUT: "raise --timeout, or make the case smaller",
     Outcome.HANG: "the log tail shows where every thread stood",
 }
+_LOADER_KILLED = re.compile(
+    r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal: Killed|exited unexpectedly)"
+)
+"""Which of the two torch says depends on where its training process was at the time."""
+_REMEDY_LOADER = (
+    "lower data.workers, data.prefetch or batch_size, or use a machine with more memory"
+)
 _REMEDY_UNSETTLED = "look for shapes or Python values that change from step to step"
 
 
@@ -47,13 +56,16 @@ class End:
     """The case itself is wrong: a usage error rather than a result."""
 
 
-def oom_kills() -> int:
-    """Return how often the kernel has killed for memory so far, here or in our container."""
+def oom_kills(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how often the kernel has killed for memory so far, here or in our container.
+
+    The same kill may count twice, so only a rise tells anything.
+    """
     total = 0
-    for path, key in (
-        (Path("/proc/vmstat"), "oom_kill"),
-        (Path("/sys/fs/cgroup/memory.events"), "oom_kill"),
-        (Path("/sys/fs/cgroup/memory/memory.oom_control"), "oom_kill"),
+    for path in (
+        proc / "vmstat",
+        cgroup / "memory.events",
+        cgroup / "memory/memory.oom_control",
     ):
         try:
             lines = path.read_text(encoding="ascii").splitlines()
@@ -61,7 +73,7 @@ def oom_kills() -> int:
             continue  # this kernel or container keeps no such counter
         for line in lines:
             name, _, value = line.partition(" ")
-            if name == key:
+            if name == "oom_kill":
                 total += int(value)
     return total
 
@@ -84,7 +96,10 @@ def judge(
     tail = log_tail(folder, culprit)
     failure = failures.get(culprit)
     if failure is not None:
-        return reported(failure, several, tail)
+        end = reported(failure, several, tail)
+        if killed_for_memory and _LOADER_KILLED.search(failure.message):
+            return replace(end, outcome=Outcome.OOM, remedy=_REMEDY_LOADER)
+        return end
     outcome, reason = _without_words(codes[culprit], tail, killed_for_memory)
     return End(
         outcome=outcome,
@@ -112,7 +127,16 @@ def reported(failure: Failure, prefix: str = "", tail: str | None = None) -> End
     )
 
 
-def not_finite(launch: Launch) -> End | None:
+def not_started(error: OSError | TemporaryError) -> End:
+    """Return the end of a launch that this machine had no room for: files, memory, processes."""
+    if isinstance(error, TemporaryError):
+        reason, what_to_do = error.reason, error.remedy
+    else:
+        reason, what_to_do = f"the launch cannot be started: {told(error)}", remedy(error)
+    return End(outcome=Outcome.CRASH, phase=Phase.START, reason=scrub(reason), remedy=what_to_do)
+
+
+def not_finite(launch: Launch, tail: str | None = None) -> End | None:
     """Return the end of a launch whose loss is no number; null: it is one."""
     for check in launch.audit:
         if check.name == "loss_finite" and check.result is CheckResult.FAIL:
@@ -121,6 +145,7 @@ def not_finite(launch: Launch) -> End | None:
                 phase=Phase.MEASURE,
                 reason=f"the loss is not finite: {check.evidence}",
                 remedy="lower learning_rate, or choose a precision with more range",
+                log_tail=tail,
             )
     return None
 
@@ -145,6 +170,11 @@ def log_tail(folder: Path, rank: int) -> str | None:
             text = log.read().decode(errors="replace")
     except OSError:
         return None
+    return tail_of(text)
+
+
+def tail_of(text: str) -> str | None:
+    """Return the last lines of what was printed, as `log_tail` does; null: there is nothing."""
     printable = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
     return scrub("\n".join(printable.splitlines()[-_TAIL_LINES:])) or None
 

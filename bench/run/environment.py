@@ -1,6 +1,7 @@
 """Where a case ran: versions, flags and the machine, by allow-list; torch-free.
 
-No host name, user, path or secret: what is not on a list here is not recorded.
+No host name, user, folder or secret: what is not on a list here is not recorded, and what is has
+this machine taken out of it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +18,7 @@ import psutil
 from bench._version import __version__
 from bench.backends import host
 from bench.results.record import Environment
+from bench.run.scrubbing import scrub
 
 _DISTRIBUTIONS = (
     "accelerate",
@@ -61,7 +62,6 @@ _FLAGS = (
     "XLA_FLAGS",
     "XLA_USE_BF16",
 )
-_PATH = re.compile(r"(?<![\w.])~?/[^\s:,;'\"]+")
 
 
 def versions() -> dict[str, str]:
@@ -95,15 +95,10 @@ def capture(variables: Mapping[str, str], found: Mapping[str, str] | None = None
         memory_limit_bytes=memory_limit_bytes(),
         cpu_limit=cpu_limit(),
         governor=governor(),
-        flags={name: without_paths(variables[name]) for name in _FLAGS if name in variables},
+        flags={name: scrub(variables[name]) for name in _FLAGS if name in variables},
         git_commit=commit,
         git_dirty=dirty,
     )
-
-
-def without_paths(text: str) -> str:
-    """Return the text with everything that looks like an absolute path replaced by <path>."""
-    return _PATH.sub("<path>", text)
 
 
 def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -34,7 +34,7 @@ class Group:
         environment: Of every rank; the rank's own place is added.
         ranks: How many.
         folder: Where their output goes.
-        inherited: Descriptors that rank 0 inherits.
+        inherited: Descriptors that every rank inherits.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Group:
         self.codes: list[int | None] = [None] * ranks
         try:
             for rank in range(ranks):
-                passed = (write_end, *(inherited if rank == 0 else ()))
+                passed = (write_end, *inherited)
                 self.children.append(
                     _start(command, environment, rank, ranks, folder, passed, self._leader())
                 )

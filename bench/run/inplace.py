@@ -6,15 +6,21 @@ records what it knows.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.backends import registry
 from bench.backends.base import World
+from bench.backends.temporary import TemporaryError, temporary_folder
 from bench.results import health
 from bench.results.record import Health, Launch, Outcome
 from bench.results.store import Store, Stored, new_id
@@ -72,7 +78,8 @@ def run(
             if place.rank != 0:
                 # Most failures meet all ranks, and rank 0 must record its own before we end it.
                 time.sleep(_GRACE_S)
-            end = ending.reported(failed.failure)
+            said = "".join(traceback.format_exception(failed.__cause__ or failed))
+            end = ending.reported(failed.failure, tail=ending.tail_of(said))
             if end.bad_case:
                 raise ScenarioError(case.title, end.reason) from failed
     if place.rank == 0:
@@ -112,7 +119,11 @@ def _only(planned: Sequence[Planned]) -> Planned:
 
 
 def _launch(planned: Planned, session: str, place: World) -> Launch | None:
-    with tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
+    with temporary_folder("bench-launch-") as folder, compile_cache(place) as cache:
+        variables = registry.get(planned.backend).compile_cache(
+            planned.case.knobs, planned.probe, str(cache)
+        )
+        os.environ.update(variables or {})
         job = Job(
             case=planned.case,
             backend=planned.backend,
@@ -122,7 +133,37 @@ def _launch(planned: Planned, session: str, place: World) -> Launch | None:
             session=session,
             round=0,
             diagnose=planned.case.measure.diagnostics,
-            cache="none",
-            folder=folder,
+            cache="none" if variables is None else "cold",
+            folder=str(folder),
         )
         return run_rank(job, place, Events(place.rank))
+
+
+@contextlib.contextmanager
+def compile_cache(place: World) -> Iterator[Path]:
+    """Make the empty folder in which the ranks on this machine share compiled code, and remove it.
+
+    Every rank finds it by what torchrun told them all. A run's id may be the same for all runs, so
+    the process that started the ranks and the port they meet at are in the name too.
+
+    Raises:
+        TemporaryError: it cannot be made.
+    """
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    told = [str(os.getppid()), *(os.environ.get(name, "") for name in names)]
+    digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
+    try:
+        folder = Path(tempfile.gettempdir()) / f"bench-cache-{digest}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Anybody may have made it first where all may write: compiled code is executed.
+        if folder.lstat().st_uid != os.getuid():
+            raise PermissionError(errno.EACCES, "it belongs to another user", str(folder))
+    except OSError as error:
+        raise TemporaryError(error) from error
+    try:
+        yield folder
+    finally:
+        # The first rank is the last to compile, unless the launch has failed. Then torchrun ends
+        # the others, who may be writing still.
+        if place.local_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)

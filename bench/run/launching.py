@@ -7,7 +7,6 @@ else is bounded by the case's timeout.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from bench.backends import registry
+from bench.backends.temporary import TemporaryError, temporary_folder
 from bench.results.health import HealthRun
 from bench.results.record import Launch, Outcome, Phase
 from bench.run import ending
@@ -34,6 +34,7 @@ from bench.worker.job import (
     Job,
 )
 
+_PREFIX = "bench-launch-"
 _TICK_S = 0.1
 _GRACE_S = 5.0
 """After one rank has failed, the others get this long to fail with a reason of their own."""
@@ -56,9 +57,11 @@ class Order:
     round: int
     timeout_s: float
     cache: Literal["cold", "warm", "none"]
+    cache_folder: Path | None = None
+    """Where compiled code is kept; null: nothing reads any."""
     cache_environment: dict[str, str] = field(default_factory=dict)
     turn: int | None = None
-    """Descriptor from which rank 0 reads a byte for each of its turns; null: it takes none."""
+    """Descriptor from which every rank reads a byte for each turn; null: it takes none."""
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
@@ -70,9 +73,11 @@ class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
 
 
 class _Pulse:
-    """When each rank was last heard of, and how long it is usually silent."""
+    """When each rank was last heard of, how long it is usually silent, and what time is its own."""
 
     def __init__(self, ranks: int, hang_s: float) -> None:
+        self._rested_s = 0.0
+        self._rests_from: float | None = None
         self._heard: list[float | None] = [None] * ranks
         self._steps = [0] * ranks
         self._longest = 0.0
@@ -84,6 +89,9 @@ class _Pulse:
             return  # not from us: a program under test may write to any descriptor it inherits
         now = time.monotonic()
         self.phases[event.rank] = event.phase
+        if event.rank == 0:
+            self._rested_s = self.rested_s()
+            self._rests_from = now if event.waiting is not None else None
         before = self._heard[event.rank]
         if event.phase not in _STEPPING or event.waiting is not None:
             self._heard[event.rank] = None
@@ -95,6 +103,11 @@ class _Pulse:
             if before is not None:
                 self._longest = max(self._longest, now - before)
         self._heard[event.rank] = now
+
+    def rested_s(self) -> float:
+        """Return how long the launch has waited for its turns, which is another's time."""
+        now = time.monotonic()
+        return self._rested_s + (0.0 if self._rests_from is None else now - self._rests_from)
 
     def silent_rank(self) -> tuple[int, float] | None:
         """Return the rank that has been silent for too long, and for how long."""
@@ -129,10 +142,14 @@ def run(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool
     Raises:
         Interrupted: `stop` said so.
     """
-    with _folder() as name:
-        folder = Path(name)
-        found = _run(order, _job(order, folder), on_event, stop, RESULT_FILE, Launch)
-    return found if isinstance(found, End) else ending.not_finite(found) or found
+    try:
+        with temporary_folder(_PREFIX) as folder:
+            found = _run(order, _job(order, folder), on_event, stop, RESULT_FILE, Launch)
+            if isinstance(found, End):
+                return found
+            return ending.not_finite(found, ending.log_tail(folder, 0)) or found
+    except (OSError, TemporaryError) as error:
+        return ending.not_started(error)
 
 
 def run_health(
@@ -143,13 +160,12 @@ def run_health(
     Raises:
         Interrupted: `stop` said so.
     """
-    with _folder() as name:
-        job = _job(order, Path(name)).model_copy(update={"purpose": "health", "diagnose": False})
-        return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun)
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="bench-launch-")
+    try:
+        with temporary_folder(_PREFIX) as folder:
+            job = _job(order, folder).model_copy(update={"purpose": "health", "diagnose": False})
+            return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun)
+    except (OSError, TemporaryError) as error:
+        return ending.not_started(error)
 
 
 def _run(
@@ -163,6 +179,8 @@ def _run(
     processes, folder = order.planned.case.knobs.processes, Path(job.folder)
     job_path = folder / JOB_FILE
     job_path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
+    if order.cache_folder is not None:
+        order.cache_folder.mkdir(parents=True, exist_ok=True)
     environment = environment_of(order.planned) | order.cache_environment
     environment[JOB_VARIABLE] = str(job_path)
     if order.turn is not None:
@@ -214,7 +232,7 @@ def _watch(
     stop: Callable[[], bool],
 ) -> End | None:
     """Return the end that we bring about ourselves, or null once the ranks have ended."""
-    deadline = time.monotonic() + order.timeout_s
+    begin = time.monotonic()
     failed_at: float | None = None
     while not group.ended():
         for event in group.listen(_TICK_S):
@@ -239,7 +257,7 @@ def _watch(
                 f"rank {rank} had been stepping and was silent for {seconds:.0f} s",
                 rank,
             )
-        if now > deadline:
+        if now - begin - pulse.rested_s() > order.timeout_s:
             group.ask_for_stacks()
             return ending.stopped(
                 folder,

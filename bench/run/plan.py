@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -41,7 +42,7 @@ class Planned:
     """The Python that its launches run in."""
     versions: Mapping[str, str] | None = None
     """Of the software that this Python finds; null: as the parent process finds it."""
-    side: str | None = None
+    side: Literal["A", "B"] | None = None
     """`A` or `B`, where two are held against each other."""
 
     @property
@@ -115,8 +116,15 @@ def replanned(planned: Planned, case: Case) -> Planned:
     return _planned(case, planned.probe, planned.position, python)
 
 
-def choose(planned: Sequence[Planned], wanted: Sequence[str]) -> list[Planned]:
+def choose(
+    planned: Sequence[Planned], wanted: Sequence[str], option: str = "--case"
+) -> list[Planned]:
     """Return the cases of these names or numbers (from 0, as --dry-run lists them), in plan order.
+
+    Args:
+        planned: What there is to choose from.
+        wanted: Names or numbers; none: all.
+        option: What named them, for messages.
 
     Raises:
         ScenarioError: one of them is no case of the plan.
@@ -127,7 +135,7 @@ def choose(planned: Sequence[Planned], wanted: Sequence[str]) -> list[Planned]:
     for name in wanted:
         if name not in names and name not in {str(p.position) for p in planned}:
             raise ScenarioError(
-                f"--case {name}",
+                f"{option} {name}",
                 "there is no such case",
                 did_you_mean(name, names),
             )
@@ -169,7 +177,7 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                 series,
                 case.knobs,
                 case.measure,
-                versions={**python.versions, **_own_code(case.knobs.model)},
+                versions={**python.versions, **_own_code(case.knobs.model, python.path)},
                 measurement=MEASUREMENT_VERSION,
             ),
         ),
@@ -178,7 +186,7 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
     )
 
 
-def _own_code(model: str) -> dict[str, str]:
+def _own_code(model: str, interpreter: str) -> dict[str, str]:
     """Return a digest of the file that a user's own factory is in; empty for a timm model.
 
     The module is found without importing it. What it imports in turn is not seen.
@@ -186,7 +194,7 @@ def _own_code(model: str) -> dict[str, str]:
     name, is_own, _ = model.partition(":")
     if not is_own:
         return {}
-    places: Sequence[str] | None = [str(Path.cwd()), *sys.path]
+    places: Sequence[str] | None = pythons.module_places(interpreter)
     spec = None
     for depth in range(1, name.count(".") + 2):
         parts = name.split(".")[:depth]
@@ -200,7 +208,15 @@ def _own_code(model: str) -> dict[str, str]:
 
 
 def _check_data(case: Case) -> None:
-    kind, _, path = case.knobs.data.source.partition(":")
+    data, least = case.knobs.data, case.knobs.least_resident_pool
+    if data.source == "device" and data.pool is not None and data.pool < least:
+        raise ScenarioError(
+            f"{case.scenario} / {case.case}: data.pool",
+            f"{data.pool} is too small: with data.source=device and loader.batches_per_execution="
+            f"{case.knobs.loader.batches_per_execution} a graph would hold the whole pool",
+            f"set data.pool to {least} or more, or to null",
+        )
+    kind, _, path = data.source.partition(":")
     if kind == "folder" and not Path(os.path.expanduser(path)).is_dir():  # noqa: PTH111
         raise ScenarioError(
             f"{case.scenario} / {case.case}: data.source",

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from bench._version import __version__
 from bench.results import statistics
+from bench.results.checks import disturbance, failed, slowed_throughout, told
 from bench.results.record import (
-    CheckResult,
     Device,
     Health,
     Launch,
@@ -52,6 +52,7 @@ def record_of(
         created=now.isoformat(timespec="milliseconds"),
         session=session,
         position=planned.position,
+        side=planned.side,
         keys=planned.keys,
         requested=planned.case,
         backend=planned.backend,
@@ -78,17 +79,15 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
 
     A failed check makes it suspect, whatever the noise; a disturbed machine makes it noisy.
     """
-    failed = {
-        check.name: f"{check.name}: {check.evidence}"
-        for launch in launches
-        for check in launch.audit
-        if check.result is CheckResult.FAIL and check.weight is Weight.SUSPECT
-    }
-    if failed:
-        return Verdict.SUSPECT, "; ".join(failed.values())
-    noisy = [reason for reason in map(_disturbance, launches) if reason is not None]
+    wrong = failed(launches, Weight.SUSPECT)
+    if wrong:
+        return Verdict.SUSPECT, "; ".join(map(told, wrong))
+    noisy = [reason for reason in map(disturbance, launches) if reason is not None]
     if noisy:
         return Verdict.NOISY, f"{len(noisy)} of {len(launches)} launches: {noisy[-1]}"
+    slowed = slowed_throughout(launches)
+    if slowed is not None:
+        return Verdict.NOISY, f"{slowed[0]} of {len(launches)} launches: {slowed[1]}"
     blind = [x for x in launches if x.noise.co_tenant_share is None]
     if blind:
         return Verdict.MEASURED, (
@@ -96,16 +95,6 @@ def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:
             "disturbed: the windows were too short for its counters, or it shows none"
         )
     return Verdict.MEASURED, None
-
-
-def _disturbance(launch: Launch) -> str | None:
-    """Return what disturbed a launch most plainly; null: nothing did."""
-    if launch.noise.reasons:
-        return launch.noise.reasons[0]
-    for check in launch.audit:
-        if check.result is CheckResult.FAIL and check.weight is Weight.NOISY:
-            return f"{check.name}: {check.evidence}"
-    return None
 
 
 def refused(planned: Planned) -> End | None:

@@ -9,7 +9,6 @@ the launch under way and records what every started case has so far.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bench.backends import registry
+from bench.backends.temporary import temporary_folder
 from bench.results import health as training_health
 from bench.results.record import Health, Launch, Outcome, Phase
 from bench.results.scratch import Scratch
@@ -112,6 +112,11 @@ class Rounds:
         self._health = health or HealthPass(store.root)
         self._caches = Path()
 
+    @property
+    def recorded(self) -> list[Stored]:
+        """The records so far, in the order of the cases."""
+        return [case.stored for case in self.cases if case.stored is not None]
+
     def recover(self) -> None:
         """Take over the launches that an interrupted session left, as `--resume` asks."""
         for case in self.cases:
@@ -128,16 +133,16 @@ class Rounds:
 
         Raises:
             StoreError: a record or a launch cannot be written; what was written before stays.
+            TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin(self.cases)
         for case in self.cases:
             end = recording.refused(case.planned)
             if end is not None:
                 self._finish(case, end)
-        with tempfile.TemporaryDirectory(prefix="bench-cache-") as caches:
-            self._caches = Path(caches)
+        with temporary_folder("bench-cache-") as self._caches:
             self._all_rounds()
-        return [case.stored for case in self.cases if case.stored is not None]
+        return self.recorded
 
     def _all_rounds(self) -> None:
         number = 0
@@ -217,27 +222,46 @@ class Rounds:
         self._listener.recorded(case)
 
     def _examine(self, case: Progressing) -> Health:
-        asked = case.planned.case
-        self._listener.health(case)
-        begin = time.monotonic()
-        # Of the case and not of a launch: its reference must start from the same weights.
         order = order_of(case, 0, self._session, self._caches)
-        order = replace(order, seed=launch_seed(asked.knobs.seed, 0))
-        try:
-            health = self._health.examine(
-                order, lambda event: self._listener.event(case, event), self._stop
-            )
-        except Interrupted:
-            self.interrupted = True
-            health = training_health.unknown(
-                asked.measure.health_steps,
-                asked.knobs.classes,
-                "the run was interrupted before the health pass had ended",
-            )
-        seconds = time.monotonic() - begin
-        case.used_s += seconds
-        self._listener.examined(case, health, seconds)
+        health, interrupted = examine(case, order, self._health, self._listener, self._stop)
+        self.interrupted = self.interrupted or interrupted
         return health
+
+
+def examine(
+    case: Progressing,
+    order: Order,
+    health_pass: HealthPass,
+    listener: Listener,
+    stop: Callable[[], bool],
+) -> tuple[Health, bool]:
+    """Return the health of a case whose launches are made, and whether `stop` cut the pass short.
+
+    Args:
+        case: Takes the time that the pass needs.
+        order: Of any launch of the case.
+        health_pass: What finds it out.
+        listener: Told how it goes.
+        stop: Asked often; true ends the pass.
+    """
+    asked, interrupted = case.planned.case, False
+    listener.health(case)
+    begin = time.monotonic()
+    # Of the case and not of a launch: its reference must start from the same weights.
+    order = replace(order, seed=launch_seed(asked.knobs.seed, 0))
+    try:
+        health = health_pass.examine(order, lambda event: listener.event(case, event), stop)
+    except Interrupted:
+        interrupted = True
+        health = training_health.unknown(
+            asked.measure.health_steps,
+            asked.knobs.classes,
+            "the run was interrupted before the health pass had ended",
+        )
+    seconds = time.monotonic() - begin
+    case.used_s += seconds
+    listener.examined(case, health, seconds)
+    return health, interrupted
 
 
 def order_of(case: Progressing, number: int, session: str, caches: Path) -> Order:
@@ -257,7 +281,6 @@ def order_of(case: Progressing, number: int, session: str, caches: Path) -> Orde
     )
     state: Literal["cold", "warm", "none"] = "none"
     if variables is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         state = "warm" if case.launched_here else "cold"
     return Order(
         planned=planned,
@@ -267,6 +290,7 @@ def order_of(case: Progressing, number: int, session: str, caches: Path) -> Orde
         round=number,
         timeout_s=max(0.0, measure.timeout_s - case.used_s),
         cache=state,
+        cache_folder=None if variables is None else folder,
         cache_environment=variables or {},
     )
 

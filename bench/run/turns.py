@@ -1,10 +1,12 @@
 """Two launches of a pair: one after the other, or both alive and computing by turns.
 
-By turns, one side times a window while the other waits, then they change over, and who begins
-alternates (A B, B A, ...). Both then meet the same machine down to a fraction of a second: where
-two launches after one another differ by 8 %, two that take turns differ by less than 1 %. They
-import and build at the same time; from the first step on nothing of either side computes but in its
-turn, and what comes behind the last window waits until the other side has its last one too.
+By turns, one side times a window while the other waits, and the next turn is for the one that has
+measured the smaller share of its windows; of two that are equal, for the one that went last (B A A
+B B A ...), so that neither always goes first, and fewer, longer windows are spread over the other
+side's. Both meet the same machine down to a fraction of a second: where two launches after one
+another differ by 8 %, two that take turns differ by less than 1 %. They import and build at the
+same time; from the first step on nothing of either side computes but in its turn, and what comes
+behind the last window waits until the other side has its last one too.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from bench.backends import registry
-from bench.results.record import Launch
+from bench.backends import host, registry
+from bench.results.record import Launch, Outcome, Phase
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Interrupted, Order
@@ -33,6 +36,17 @@ _TICK_S = 0.2
 
 Result = Launch | End | None
 """Null: the launch was ended because the other side had failed."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """How one launch of a pair went."""
+
+    result: Result
+    seconds: float
+    """Wall time that was its own: not what it waited for the other side's turns."""
+    resting_share: float = 0.0
+    """Of the CPUs, used by its ranks while it waited: by threads that spin, say."""
 
 
 class Watcher(Protocol):
@@ -50,8 +64,8 @@ class Play(Protocol):
 
     def __call__(
         self, first: Order, second: Order, watcher: Watcher, stop: Callable[[], bool]
-    ) -> tuple[Result, Result]:
-        """Return how the first and the second ended.
+    ) -> tuple[Played, Played]:
+        """Return how the first and the second went.
 
         Raises:
             Interrupted: `stop` said so; what had not ended is gone.
@@ -79,16 +93,18 @@ class OneAfterTheOther:
 
     def __call__(
         self, first: Order, second: Order, watcher: Watcher, stop: Callable[[], bool]
-    ) -> tuple[Result, Result]:
+    ) -> tuple[Played, Played]:
         """Run both; a second is not started after a first that failed."""
         begun = self._run(first, watcher, stop)
-        if isinstance(begun, End):
-            return begun, None
+        if isinstance(begun.result, End):
+            return begun, Played(None, 0.0)
         return begun, self._run(second, watcher, stop)
 
-    def _run(self, order: Order, watcher: Watcher, stop: Callable[[], bool]) -> Launch | End:
+    def _run(self, order: Order, watcher: Watcher, stop: Callable[[], bool]) -> Played:
         watcher.started(order)
-        return self._runner(order, lambda event: watcher.event(order, event), stop)
+        begin = time.monotonic()
+        result = self._runner(order, lambda event: watcher.event(order, event), stop)
+        return Played(result, time.monotonic() - begin)
 
 
 class ByTurns:
@@ -99,13 +115,11 @@ class ByTurns:
 
     def __call__(
         self, first: Order, second: Order, watcher: Watcher, stop: Callable[[], bool]
-    ) -> tuple[Result, Result]:
+    ) -> tuple[Played, Played]:
         """Run both; when one fails the other is ended."""
         table = _Table(watcher, stop, self._runner)
-        # Each waits for as long as the other computes.
-        together_s = first.timeout_s + second.timeout_s
         with contextlib.closing(table):
-            players = table.seat(first, together_s), table.seat(second, together_s)
+            players = table.seat(first), table.seat(second)
             table.play(*players)
         for player in players:
             if player.error is not None:
@@ -113,7 +127,7 @@ class ByTurns:
         for player in players:
             if player.interrupted is not None and stop():
                 raise player.interrupted
-        return players[0].result, players[1].result
+        return players[0].played(), players[1].played()
 
 
 @dataclass
@@ -127,10 +141,43 @@ class _Player:
     thread: threading.Thread | None = None
     waits_for: Literal["warm_up", "window", "end"] | None = None
     """Null: it computes, or has ended."""
+    share: float = 0.0
+    """Of its windows that have been measured."""
+    begun: float = 0.0
+    """When it began to compute, or started."""
+    seconds: float = 0.0
+    """That it has computed."""
+    rested_from: float = 0.0
+    rested_s: float = 0.0
+    rested_cpu_s: float = 0.0
+    """Of rank 0."""
     ended: bool = False
     result: Result = None
     interrupted: Interrupted | None = None
     error: BaseException | None = None
+
+    def hear(self, event: Event) -> None:
+        if event.phase is Phase.MEASURE and event.done is not None and event.total:
+            self.share = event.done / event.total
+        self.rested_cpu_s += event.rested_cpu_s or 0.0
+        if event.waiting is not None:
+            self.pause()
+            self.waits_for = event.waiting
+            self.rested_from = time.monotonic()
+
+    def pause(self) -> None:
+        if self.waits_for is None:
+            self.seconds += time.monotonic() - self.begun
+
+    def played(self) -> Played:
+        result = self.result
+        if isinstance(result, End) and result.outcome is Outcome.OOM:
+            remedy = "use --one-at-a-time, since both sides are in memory at once"
+            both = remedy if result.remedy is None else f"{remedy}; or {result.remedy}"
+            result = replace(result, remedy=both)
+        cpu_s = self.rested_cpu_s * self.order.planned.case.knobs.processes
+        cpus = host.cpus_visible()
+        return Played(result, self.seconds, cpu_s / (self.rested_s * cpus) if self.rested_s else 0)
 
 
 @dataclass
@@ -145,9 +192,9 @@ class _Table:
     over: threading.Event = field(default_factory=threading.Event)
     seated: list[_Player] = field(default_factory=list)
 
-    def seat(self, order: Order, timeout_s: float) -> _Player:
+    def seat(self, order: Order) -> _Player:
         hears, says = os.pipe()
-        player = _Player(replace(order, turn=hears, timeout_s=timeout_s), hears, says)
+        player = _Player(replace(order, turn=hears), hears, says)
         self.seated.append(player)
         return player
 
@@ -158,14 +205,14 @@ class _Table:
             self._start(player)
         if not all(self._comes_to_wait(player) for player in both):
             return
-        turn = 0
-        while any(player.waits_for != "end" for player in both):
-            for player in both if turn % 2 == 0 else both[::-1]:
-                if player.waits_for != "end":
-                    self._give_turn(player)
-                    if not self._comes_to_wait(player):
-                        return
-            turn += 1
+        # The warm-ups, then the windows.
+        if not (self._takes_turn(first) and self._takes_turn(second)):
+            return
+        last = second
+        while playing := [player for player in both if player.waits_for != "end"]:
+            last = _next(playing, last)
+            if not self._takes_turn(last):
+                return
         for player in both:
             self._give_turn(player)
             while not player.ended:
@@ -196,15 +243,23 @@ class _Table:
 
         self.watcher.started(player.order)
         # A rank dies with the thread that started it, so this one lives as long as the launch.
+        player.begun = time.monotonic()
         player.thread = threading.Thread(target=run, name=f"launch {player.order.planned.title}")
         player.thread.start()
 
     def _stopped(self) -> bool:
         return self.over.is_set() or self.stop()
 
+    def _takes_turn(self, player: _Player) -> bool:
+        """Return true once the turn is over, false once either has ended."""
+        self._give_turn(player)
+        return self._comes_to_wait(player)
+
     def _give_turn(self, player: _Player) -> None:
         player.waits_for = None
-        os.write(player.says, b".")
+        player.begun = time.monotonic()
+        player.rested_s += player.begun - player.rested_from
+        os.write(player.says, b"." * player.order.planned.case.knobs.processes)
 
     def _comes_to_wait(self, player: _Player) -> bool:
         """Return true once the launch waits for its turn, false once either has ended."""
@@ -221,8 +276,13 @@ class _Table:
         except queue.Empty:
             return
         if event is None:
+            player.pause()
             player.ended = True
             return
-        if event.waiting is not None:
-            player.waits_for = event.waiting
+        player.hear(event)
         self.watcher.event(player.order, event)
+
+
+def _next(players: Sequence[_Player], last: _Player) -> _Player:
+    """Return who has measured the smallest share; of two that are equal, who went last."""
+    return min(players, key=lambda player: (player.share, player is not last))

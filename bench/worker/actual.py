@@ -45,8 +45,9 @@ def asked(knobs: Knobs, model: torch.nn.Module, image_size: int) -> dict[str, Js
     names = _ASKED_ALWAYS + (_ASKED_TRAINING if knobs.task == "train" else ())
     wanted: dict[str, JsonValue] = {name: getattr(knobs, name) for name in names}
     wanted["image_size"] = image_size
-    if knobs.threads is not None:
-        wanted["threads"] = knobs.threads
+    for name in ("compile_mode", "threads"):
+        if getattr(knobs, name) is not None:
+            wanted[name] = getattr(knobs, name)
     if knobs.task == "train" and hasattr(model, _CHECKPOINTING):
         wanted["activation_checkpointing"] = knobs.activation_checkpointing
     return wanted
@@ -74,7 +75,6 @@ def actual(
     found: dict[str, JsonValue] = {
         "task": "train" if isinstance(step, TrainStep) else "infer",
         "precision": _precision(device, knobs, model, proven),
-        "compile": _compilation(step),
         "batch_size": min(step.batch_sizes) if len(step.batch_sizes) == 1 else None,
         "image_size": min(step.image_sizes) if len(step.image_sizes) == 1 else None,
         "channels_last": _is_channels_last(model, knobs),
@@ -83,6 +83,7 @@ def actual(
             sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         ),
     }
+    found |= _compilation(step)
     found |= engine.describe_actual()
     found |= device.describe()
     if isinstance(step, TrainStep):
@@ -111,21 +112,26 @@ def _precision(
     return {torch.float32: "fp32", torch.bfloat16: "amp-bf16"}.get(product.dtype)
 
 
-def _compilation(step: Step) -> str:
+def _compilation(step: Step) -> dict[str, JsonValue]:
+    """Return the backend that dynamo hands its graphs to, and its mode where it has modes."""
     compiled: Any = step.module
-    if not isinstance(compiled, torch._dynamo.OptimizedModule):
-        return "none"
     # The wrapper alone proves nothing: dynamo may have given every frame back to Python.
     frames = torch._dynamo.utils.counters["frames"]["ok"]
-    return _compiler(compiled) if frames > 0 else "none"
-
-
-def _compiler(compiled: Any) -> str:
-    """Return the name of the backend that dynamo hands its graphs to."""
-    backend = compiled.dynamo_ctx.callback
+    if not isinstance(compiled, torch._dynamo.OptimizedModule) or frames == 0:
+        return {"compile": "none"}
+    backend: Any = compiled.dynamo_ctx.callback
     while hasattr(backend, "_torchdynamo_orig_backend"):
         backend = backend._torchdynamo_orig_backend
-    return str(getattr(backend, "compiler_name", type(backend).__name__))
+    name = str(getattr(backend, "compiler_name", type(backend).__name__))
+    if name != "inductor":
+        return {"compile": name}
+    return {"compile": name, "compile_mode": _inductor_mode(backend)}
+
+
+def _inductor_mode(backend: Any) -> str | None:
+    """Return the mode whose options the compiler was given; null: no mode has just these."""
+    modes: dict[str, dict[str, Any]] = torch._inductor.list_mode_options(dynamic=backend.dynamic)
+    return next((mode for mode, options in modes.items() if options == backend.config), None)
 
 
 def _is_channels_last(model: torch.nn.Module, knobs: Knobs) -> bool:

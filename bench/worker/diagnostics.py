@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
 from bench.backends.base import Device
 from bench.measure import diagnose
 from bench.measure.alignment import Alignment
-from bench.measure.target import WALL_CLOCK, Peers, timed_advance
+from bench.measure.target import Peers
 from bench.results.record import Diagnostics, Latency
-from bench.scenarios.schema import DataKnobs, Knobs
+from bench.scenarios.schema import Knobs
 from bench.worker.building import Built
 from bench.workload import data
 from bench.workload.step import TimedBatches
 
+T = TypeVar("T")
 _LATENCY_STEPS = 200
 _TWIN_WARM_UP_PERIODS = 4
-_TWIN_ROUNDS = 3
 _DOUBLING_TRIES = 3
-_NAIVE_TRIES = 3
+_TRIES = 3
 _CLEARLY_DOUBLED = 1.6
 
 
@@ -46,7 +46,7 @@ def run(
         device: Where it runs.
         alignment: The rhythm of the case.
         periods: Length of a block: that of a headline window.
-        budget_s: What latencies may take. Unit: seconds.
+        budget_s: What latencies may take, and the twin. Unit: seconds.
         prefetched: Batches that may wait between the loader and the step. Unit: micro-batches.
         seed: Of the twin's batches.
         peers: The other ranks.
@@ -54,17 +54,25 @@ def run(
     step = built.step
     skipped: list[str] = []
     ratio = _doubling(built, alignment, periods, peers)
-    naive = _naive(built, alignment, periods, peers)
+    naive = _uncompiled(
+        built, peers, lambda: diagnose.naive_clock(step, alignment, periods, peers=peers)
+    )
     if naive is None:
-        skipped.append(f"naive clock: a graph was compiled in each of {_NAIVE_TRIES} tries")
+        skipped.append(f"naive clock: a graph was compiled in each of {_TRIES} tries")
     share: float | None = None
-    twin: _Twin | None = None
+    twin: diagnose.Twin | None = None
     if knobs.data.source == "device":
         skipped.append("loader share and device twin: the batches lie on the device already")
     else:
         timed = TimedBatches(step.batches)
         step.batches = timed
-        share = diagnose.loader_share(step, alignment, periods, timed, peers=peers)
+        share = _uncompiled(
+            built,
+            peers,
+            lambda: diagnose.loader_share(step, alignment, periods, timed, peers=peers),
+        )
+        if share is None:
+            skipped.append(f"loader share: a graph was compiled in each of {_TRIES} tries")
     latency: Latency | None = None
     if knobs.task == "infer":
         try:
@@ -73,13 +81,18 @@ def run(
         except diagnose.NoSingleStep as reason:
             skipped.append(str(reason))
     if knobs.data.source != "device":
-        twin = _twin(knobs, built, device, alignment, periods, prefetched, seed, peers)
+        twin = _twin(knobs, built, device, alignment, periods, prefetched, budget_s, seed, peers)
+        if twin is None:
+            skipped.append("device twin: a graph was compiled in every pair of blocks")
     return Diagnostics(
         loader_wait_share=share,
-        device_twin_samples_per_s=None if twin is None else twin.samples_per_s,
+        device_twin_samples_per_s=None if twin is None else _twin_samples_per_s(knobs, twin),
         device_twin_gaps=[] if twin is None else twin.gaps,
         doubling_ratio=ratio,
-        naive_samples_per_s=None if naive is None else _samples_per_s(knobs, naive),
+        naive_samples_per_s=None if naive is None else _samples_per_s(knobs, naive, naive.seconds),
+        naive_fenced_samples_per_s=None
+        if naive is None
+        else _samples_per_s(knobs, naive, naive.fenced_s),
         naive_step_ms_median=None if naive is None else 1e3 * naive.median_s,
         latency=latency,
         skipped=skipped,
@@ -96,28 +109,20 @@ def _doubling(built: Built, alignment: Alignment, periods: int, peers: Peers) ->
     return best
 
 
-def _naive(built: Built, alignment: Alignment, periods: int, peers: Peers) -> diagnose.Naive | None:
+def _uncompiled(built: Built, peers: Peers, read: Callable[[], T]) -> T | None:
     """Return a reading in which no rank compiled a graph; null: they went on compiling."""
-    for _ in range(_NAIVE_TRIES):
+    for _ in range(_TRIES):
         compiles = built.step.compiles()
-        naive = diagnose.naive_clock(built.step, alignment, periods, peers=peers)
+        found = read()
         if not peers.any(built.step.compiles() > compiles):
-            return naive
+            return found
     return None
 
 
-def _samples_per_s(knobs: Knobs, naive: diagnose.Naive) -> float:
+def _samples_per_s(knobs: Knobs, naive: diagnose.Naive, seconds: float) -> float:
     """Return what a script prints: the batch of all ranks over the mean time of a step."""
     samples_per_step = knobs.gradient_accumulation * knobs.batch_size * knobs.processes
-    return samples_per_step * naive.steps / naive.seconds
-
-
-@dataclass(frozen=True)
-class _Twin:
-    samples_per_s: float
-    """Over all ranks."""
-    gaps: list[float]
-    """How much faster it was than the block with the loader just before it."""
+    return samples_per_step * naive.steps / seconds
 
 
 def _twin(
@@ -127,17 +132,15 @@ def _twin(
     alignment: Alignment,
     periods: int,
     prefetched: int,
+    budget_s: float,
     seed: int,
     peers: Peers,
-) -> _Twin:
-    """Return the speed of the same step over batches that lie on the device.
-
-    Blocks with the loader and without take turns, so that a machine whose speed wanders slows both.
-    The last thing a launch does: its loader is gone afterwards.
-    """
+) -> diagnose.Twin | None:
+    """Time the same step over batches that lie on the device; null: it went on compiling."""
     step = built.step
     loaded = step.batches
-    resident_knobs = knobs.model_copy(update={"data": DataKnobs(source="device")})
+    # Validated anew: the size of a pool that nobody chose follows the batches of a graph.
+    resident_knobs = Knobs.model_validate(knobs.model_dump() | {"data": {"source": "device"}})
     pool = data.resident(resident_knobs, built.image_size, seed, device.torch_device)
     resident = device.feed(pool, resident_knobs)
     step.batches = resident
@@ -151,21 +154,12 @@ def _twin(
         if not peers.any(step.compiles() > compiles):
             break
 
-    def block(untimed: int) -> float:
-        step.advance(untimed * alignment.period)
-        step.fence()
-        peers.barrier()
-        return peers.most(timed_advance(step, micro_batches, WALL_CLOCK))
+    def use_loader(wanted: bool) -> None:
+        step.batches = loaded if wanted else resident
 
-    micro_batches = math.ceil(periods / _TWIN_ROUNDS) * alignment.period
-    # While the twin ran, the loader has filled its queue: those batches cost nothing now.
-    in_queue = math.ceil(prefetched / alignment.period)
-    without, gaps = [], []
-    for _ in range(_TWIN_ROUNDS):
-        step.batches = loaded
-        with_loader = block(1 + in_queue)
-        step.batches = resident
-        without.append(block(1))
-        gaps.append(with_loader / without[-1] - 1)
-    samples = micro_batches * knobs.batch_size * knobs.processes
-    return _Twin(samples / statistics.median(without), gaps)
+    return diagnose.twin(step, alignment, periods, use_loader, prefetched, budget_s, peers=peers)
+
+
+def _twin_samples_per_s(knobs: Knobs, twin: diagnose.Twin) -> float:
+    samples = twin.micro_batches * knobs.batch_size * knobs.processes
+    return samples / statistics.median(twin.block_s)

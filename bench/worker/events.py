@@ -29,6 +29,7 @@ class Events:
         total: int | None = None,
         samples_per_s: float | None = None,
         expected_s: float | None = None,
+        rested_cpu_s: float | None = None,
     ) -> None:
         """Say how far the phase is. Never called inside a window."""
         self._send(
@@ -39,6 +40,7 @@ class Events:
                 total=total,
                 samples_per_s=samples_per_s,
                 expected_s=expected_s,
+                rested_cpu_s=rested_cpu_s,
             )
         )
 

@@ -63,12 +63,12 @@ class Headline:
         """Memory in use after each clean window; empty: not told."""
         return readings.memory_bytes(readings.after_each(self.measured.readings))
 
-    def fallbacks(self) -> dict[str, int]:
-        """Return the operators that ran on the host while windows were measured."""
-        grown = {
-            name: count - self.before.fallbacks.get(name, 0)
-            for name, count in self.after.fallbacks.items()
-        }
+    def fallbacks(self) -> dict[str, int] | None:
+        """Return the operators that ran on the host while windows were measured; null: unknown."""
+        if self.after.fallbacks is None:
+            return None
+        before = self.before.fallbacks or {}
+        grown = {name: count - before.get(name, 0) for name, count in self.after.fallbacks.items()}
         return {name: count for name, count in grown.items() if count > 0}
 
 
@@ -103,7 +103,14 @@ def measure(
     issued, before = _counts(step), device.counters()
     quiet, begin = monitor.snapshot(), time.perf_counter()
     measured = measure_windows(
-        step, alignment, plan, peers=peers, progress=reporter, gauge=gauge, turns=turns
+        step,
+        alignment,
+        plan,
+        peers=peers,
+        progress=reporter,
+        gauge=gauge,
+        turns=turns,
+        prefetched=prefetched,
     )
     measure_s = time.perf_counter() - begin
     noise = monitor.between(quiet, monitor.snapshot())
@@ -160,6 +167,7 @@ def evidence_of(
         expected_executions=headline.measured.expected_executions,
         fallbacks=headline.fallbacks(),
         moved_share=built.moved.share() if built.moved is not None else None,
+        untrained=_untrained(built),
         loss_first=headline.loss_first,
         loss_last=headline.loss_last,
         collectives=collectives,
@@ -181,6 +189,12 @@ def read_loss(step: Step) -> float | None:
         return None
     loss = step.output()
     return None if loss is None else float(loss.cpu())
+
+
+def _untrained(built: Built) -> tuple[str, ...]:
+    if built.moved is None or not isinstance(built.step, TrainStep):
+        return ()
+    return tuple(built.moved.untrained(built.step.optimizer))
 
 
 def _counts(step: Step) -> Counts:

@@ -83,7 +83,7 @@ def run(job: Job, world: World, events: Events) -> HealthRun | None:
     backend = registry.get(job.backend)
     events.enter(Phase.BUILD)
     device = backend.open(knobs, world)
-    peers, _ = meet(world, device, Path(job.folder))
+    peers, _ = meet(world, device, Path(job.folder), knobs)
     alignment = Alignment(
         batches_per_execution=knobs.loader.batches_per_execution,
         gradient_accumulation=knobs.gradient_accumulation,

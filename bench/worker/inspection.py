@@ -122,13 +122,10 @@ class _Look:
         if not isinstance(step, TrainStep):
             self.skipped.append("gradients: inference has none")
             return None
-        if self.knobs.processes > 1:
-            self.skipped.append("gradients: those of several ranks are averaged on their way")
-            return None
         if self._untouched_while_pending(step):
             return 1.0
         looks = {"left": inspection.enlarged, "given": inspection.norm}
-        with WatchedGradients(step.optimizer, **looks) as watched:
+        with WatchedGradients(step, **looks) as watched:
             self._make_a_period()
         kept = inspection.norm_kept(watched.updates)
         if kept is None:
@@ -143,6 +140,7 @@ class _Look:
             self.device.torch_device,
             lambda: self.device.autocast(self.knobs),
             floating_type(model),
+            lambda module: self.device.compile(module, self.knobs),
             convolution=any(isinstance(module, _CONVOLUTIONS) for module in model.modules()),
         )
         if found.format is None:
@@ -158,7 +156,7 @@ class _Look:
         if self.device.pending(next(self.built.model.parameters())) is None:
             return False
         looks = {"left": self.device.pending, "given": self.device.pending}
-        with WatchedGradients(step.optimizer, **looks) as watched:
+        with WatchedGradients(step, **looks) as watched:
             self._make_a_period()
         updates = watched.updates
         return bool(updates) and all(left == given for left, given in updates)

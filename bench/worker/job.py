@@ -108,3 +108,5 @@ class Event(Strict):
     waiting: Literal["warm_up", "window", "end"] | None = None
     """The rank rests until it is given its turn: for the first step and warm-up, for a window, or
     for what comes after the last one."""
+    rested_cpu_s: float | None = None
+    """CPU time that the rank used while it waited for the turn it has now. Unit: seconds."""

@@ -15,19 +15,22 @@ import torch.distributed as dist
 
 from bench.backends.base import Device, World
 from bench.measure.target import ALONE, Peers
+from bench.scenarios.schema import Knobs
 from bench.worker.errors import CollectivesNotRealError
 from bench.worker.job import RENDEZVOUS_FILE
 
 _JOIN_TIMEOUT = datetime.timedelta(minutes=10)
 
 
-def meet(world: World, device: Device, folder: Path) -> tuple[Peers, str | None]:
+def meet(world: World, device: Device, folder: Path, knobs: Knobs) -> tuple[Peers, str | None]:
     """Return the other ranks, joined, and the evidence that collectives over them are real.
+
+    A single rank of an engine that exchanges gradients forms a group of one.
 
     Raises:
         CollectivesNotRealError: they are not.
     """
-    if world.size == 1:
+    if world.size == 1 and knobs.engine == "plain":
         return ALONE, None
     join(world, device, folder)
     evidence = prove_collectives(world, device)

@@ -49,7 +49,7 @@ class RankReport:
     energy: Energy | None
     clocks: Clocks | None
     checks: list[Check]
-    fallbacks: dict[str, int]
+    fallbacks: dict[str, int] | None
 
 
 def run(job: Job, world: World, events: Events, import_s: float) -> Launch | None:
@@ -69,7 +69,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     events.enter(Phase.BUILD)
     begin = time.perf_counter()
     device = backend.open(case.knobs, world)
-    peers, collectives = meet(world, device, Path(job.folder))
+    peers, collectives = meet(world, device, Path(job.folder), case.knobs)
     alignment = Alignment(
         batches_per_execution=case.knobs.loader.batches_per_execution,
         gradient_accumulation=case.knobs.gradient_accumulation,
@@ -79,7 +79,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         built = building.build(job, world, device)
         build_s = time.perf_counter() - begin
         reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
-        turns = of_job(job, events, peers, world.rank)
+        turns = of_job(job, events, peers)
         turns.wait_to_begin()
         found = headline.measure(
             case, built, device, alignment, backend, world, peers, reporter, turns
@@ -143,7 +143,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         ),
         executions=found.measured.executions,
         expected_executions=found.measured.expected_executions,
-        fallbacks=_summed([r.fallbacks for r in reports]),
+        fallbacks=_summed([r.fallbacks or {} for r in reports]),
         fence_residual_s=found.measured.residual_s,
         peak_memory_bytes=_largest([r.peak_memory_bytes for r in reports]),
         host_peak_rss_bytes=_largest([r.host_peak_rss_bytes for r in reports]),

@@ -1,16 +1,17 @@
 """The worker's end of computing by turns: it says that it waits, and a byte tells it to go on.
 
-The parent decides whose turn it is (`bench.run.turns`). Only rank 0 talks to it; the others wait
-for rank 0.
+The parent decides whose turn it is (`bench.run.turns`). It listens to rank 0, and tells every rank:
+one that waited for rank 0 in a collective would run into the collective's own time limit.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Literal
 
 from bench.measure.target import Peers
-from bench.measure.turns import Undivided
+from bench.measure.turns import UNDIVIDED, Undivided
 from bench.worker.events import Events
 from bench.worker.job import TURN_VARIABLE, Job
 
@@ -19,12 +20,12 @@ class Turn:
     """Waits for the parent's word.
 
     Args:
-        events: Where waiting is announced; of rank 0 where it has a pipe.
+        events: Where waiting is announced.
         peers: The other ranks.
-        descriptor: Where the word comes from; null: this is not rank 0.
+        descriptor: Where the word comes from, one byte for each rank.
     """
 
-    def __init__(self, events: Events, peers: Peers, descriptor: int | None) -> None:
+    def __init__(self, events: Events, peers: Peers, descriptor: int) -> None:
         self._events = events
         self._peers = peers
         self._descriptor = descriptor
@@ -47,23 +48,14 @@ class Turn:
         self._ask("end")
 
     def _ask(self, before: Literal["warm_up", "window", "end"]) -> None:
-        if self._descriptor is not None:
-            self._events.wait(before)
-            if not os.read(self._descriptor, 1):
-                raise TurnsEnded
-            # Silence counts from here on, and not while the other side computed.
-            self._events.tell()
+        # None says that it rests while another still computes, nor takes two bytes of one turn.
         self._peers.barrier()
-
-
-class Alone(Undivided):
-    """The turns of a launch that has the machine to itself."""
-
-    def wait_to_begin(self) -> None:
-        """Return at once."""
-
-    def wait_for_the_end(self) -> None:
-        """Return at once."""
+        self._events.wait(before)
+        used = time.process_time()
+        if not os.read(self._descriptor, 1):
+            raise TurnsEnded
+        # Silence counts from here on, and not while the other side computed.
+        self._events.tell(rested_cpu_s=time.process_time() - used)
 
 
 class TurnsEnded(Exception):  # noqa: N818 - what the parent did, not an error of this rank
@@ -73,9 +65,8 @@ class TurnsEnded(Exception):  # noqa: N818 - what the parent did, not an error o
         super().__init__("the command that gave this launch its turns has gone")
 
 
-def of_job(job: Job, events: Events, peers: Peers, rank: int) -> Turn | Alone:
+def of_job(job: Job, events: Events, peers: Peers) -> Turn | Undivided:
     """Return the turns of this launch, as its job says."""
     if not job.in_turns:
-        return Alone()
-    descriptor = int(os.environ[TURN_VARIABLE]) if rank == 0 else None
-    return Turn(events, peers, descriptor)
+        return UNDIVIDED
+    return Turn(events, peers, int(os.environ[TURN_VARIABLE]))

@@ -110,9 +110,9 @@ def loader(knobs: Knobs, image_size: int, seed: int) -> DataLoader[Any]:
     )
 
 
-def draw_pool(knobs: Knobs, image_size: int, seed: int, at_least: int = 1) -> list[Batch]:
-    """Return distinct host batches: `data.pool` of them (8 where unset), or `at_least`."""
-    count = max(at_least, knobs.data.pool or 8)
+def draw_pool(knobs: Knobs, image_size: int, seed: int) -> list[Batch]:
+    """Return distinct host batches: `data.pool` of them, 8 where the source has no pool."""
+    count = knobs.data.pool or 8
     generator = torch.Generator().manual_seed(seed)
     shape = (knobs.batch_size, 3, image_size, image_size)
     return [
@@ -136,9 +136,8 @@ class ResidentBatches:
 
 
 def resident(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> ResidentBatches:
-    """Return a pool on the device, with more batches than one graph holds."""
-    at_least = knobs.loader.batches_per_execution + 1
-    return _placed(draw_pool(knobs, image_size, seed, at_least=at_least), knobs, device)
+    """Return a pool on the device; the plan refuses one no larger than a graph."""
+    return _placed(draw_pool(knobs, image_size, seed), knobs, device)
 
 
 def repeated(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> ResidentBatches:

@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bench.workload.data import Batch
+from bench.workload.step import TrainStep
 
 _LARGE = 1e4
 """Norm of an enlarged gradient tensor: far beyond what gradients are clipped to."""
@@ -59,32 +60,32 @@ class WatchedBatches:
 class WatchedGradients:
     """Looks at gradients twice: as backward leaves them, and as the optimizer is given them.
 
+    Backward has averaged them over the ranks: a hook of a parameter would see a rank's own.
+
     Args:
-        optimizer: Whose updates are watched, while the context lasts.
+        step: Whose updates are watched, while the context lasts.
         left: Notes something of a gradient that backward left.
         given: Notes the same of a gradient that the optimizer is given.
     """
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
+        step: TrainStep,
         *,
         left: Callable[[torch.Tensor], Any],
         given: Callable[[torch.Tensor], Any],
     ) -> None:
-        self._optimizer = optimizer
+        self._step = step
         self._looks = {"left": left, "given": given}
         self._left: dict[torch.Tensor, Any] = {}
-        self._hooks: list[Any] = []
+        self._hook: Any = None
         self.updates: list[tuple[list[Any], list[Any]]] = []
         """For every update: what backward left and what was given, parameter by parameter; a
         gradient that was taken away is null."""
 
     def __enter__(self) -> Self:
-        groups = self._optimizer.param_groups
-        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-        self._hooks = [p.register_post_accumulate_grad_hook(self._leave) for p in parameters]
-        self._hooks.append(self._optimizer.register_step_pre_hook(self._give))
+        self._step.before_update = self._leave
+        self._hook = self._step.optimizer.register_step_pre_hook(self._give)
         return self
 
     def __exit__(
@@ -93,12 +94,12 @@ class WatchedGradients:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._step.before_update = None
+        self._hook.remove()
 
-    def _leave(self, parameter: torch.Tensor) -> None:
-        # Gradients add up over micro-batches: what the last one before the update leaves counts.
-        self._left[parameter] = self._seen("left", parameter)
+    def _leave(self) -> None:
+        parameters = [p for group in self._step.optimizer.param_groups for p in group["params"]]
+        self._left = {p: self._seen("left", p) for p in parameters if p.grad is not None}
 
     def _give(self, *_: Any) -> None:
         given = [self._seen("given", parameter) for parameter in self._left]

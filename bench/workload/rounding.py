@@ -50,6 +50,7 @@ def of_products(
     device: torch.device,
     context: Callable[[], AbstractContextManager[Any]],
     dtype: torch.dtype,
+    compiled: Callable[[torch.nn.Module], torch.nn.Module],
     *,
     convolution: bool,
 ) -> Rounding:
@@ -59,14 +60,16 @@ def of_products(
         device: Where to multiply.
         context: Of the forward pass: autocast, or nothing.
         dtype: What the step turns its float32 inputs into.
+        compiled: Returns a module as the model's is compiled: a compiler may round, too.
         convolution: Whether to look at a convolution too; the coarser of the two is returned.
     """
     left, right = _matrices()
-    operations = [_multiplied, _convolved] if convolution else [_multiplied]
+    operations = [_Multiplied(), _Convolved()] if convolution else [_Multiplied()]
     found = []
     for operation in operations:
+        module = compiled(operation)
         with torch.no_grad(), context():
-            product = operation(left.to(device).to(dtype), right.to(device).to(dtype))
+            product = module(left.to(device).to(dtype), right.to(device).to(dtype))
         found.append(_judged(left, right, product.cpu().double()))
     return min(found, key=lambda rounding: rounding.bits)
 
@@ -83,16 +86,19 @@ def _matrices() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([known, rows]), torch.cat([torch.eye(_SIZE), columns], dim=1)
 
 
-def _multiplied(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return left @ right
+class _Multiplied(torch.nn.Module):
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left @ right
 
 
-def _convolved(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply by a convolution with kernels of one pixel: rows are pixels, columns channels."""
-    height = 16
-    pixels = left.T.reshape(1, _SIZE, height, -1)
-    kernels = right.T.reshape(-1, _SIZE, 1, 1)
-    return torch.nn.functional.conv2d(pixels, kernels)[0].flatten(1).T
+class _Convolved(torch.nn.Module):
+    """Multiplies by a convolution with kernels of one pixel: rows are pixels, columns channels."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        height = 16
+        pixels = left.T.reshape(1, _SIZE, height, -1)
+        kernels = right.T.reshape(-1, _SIZE, 1, 1)
+        return torch.nn.functional.conv2d(pixels, kernels)[0].flatten(1).T
 
 
 def _judged(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> Rounding:

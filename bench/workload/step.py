@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 
@@ -67,6 +67,12 @@ class Step(ABC):
     @abstractmethod
     def output(self) -> torch.Tensor | None:
         """Return the tensor that holds the last loss (training) or output (inference)."""
+
+    def discard(self, micro_batches: int) -> None:
+        """Draw so many batches, which count as nothing."""
+        for _ in range(micro_batches):
+            next(self.batches)
+        self.fence()
 
     def fence(self) -> None:
         """Wait for everything issued."""
@@ -129,6 +135,9 @@ class TrainStep(Step):
         self._engine = engine
         self.optimizer = optimizer
         self.counter = UpdateCounter(optimizer)
+        self.before_update: Callable[[], None] | None = None
+        """Called when backward has left all gradients, those of other ranks averaged in; null while
+        anything is timed."""
         self.criterion: torch.nn.Module = torch.nn.CrossEntropyLoss()
         self._loss: torch.Tensor | None = None
         self._smallest = _smallest_parameters(module)
@@ -143,6 +152,8 @@ class TrainStep(Step):
                     self._backward(images, labels)
                 continue
             self._backward(images, labels)
+            if self.before_update is not None:
+                self.before_update()
             self._device.step_optimizer(self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -213,6 +224,12 @@ class MovedParameters:
         after = self._sample()
         moved = sum(not torch.equal(a, b) for a, b in zip(self._before, after, strict=True))
         return moved / len(after) if after else 0.0
+
+    def untrained(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Return the names of these that are frozen now, or that the optimizer does not hold."""
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        trained = {n for n, p in self._module.named_parameters() if p.requires_grad and p in held}
+        return sorted(self._names - trained)
 
     def _sample(self) -> list[torch.Tensor]:
         samples = []

@@ -82,7 +82,18 @@ class TestExecutions:
     def test_an_eager_device_has_none_to_count(self) -> None:
         eager = {"executions": None, "expected_executions": None}
         assert found("executions_counted", **eager).result is NA
-        assert found("no_fallbacks", **eager).result is NA
+
+    def test_a_device_that_counts_no_fallbacks_is_not_judged_by_them(self) -> None:
+        assert found("no_fallbacks", fallbacks=None).result is NA
+
+    @pytest.mark.parametrize(("fallbacks", "result"), [({}, PASS), ({"aten::nonzero": 1}, FAIL)])
+    def test_fallbacks_are_judged_where_executions_are_not_counted(
+        self, fallbacks: dict[str, int], result: CheckResult
+    ) -> None:
+        check = found(
+            "no_fallbacks", executions=None, expected_executions=None, fallbacks=fallbacks
+        )
+        assert check.result is result
 
     def test_a_compiled_module_cuts_graphs_of_its_own(self) -> None:
         compiled = knobs(compile="openxla")
@@ -100,6 +111,16 @@ class TestTraining:
         self, share: float, result: CheckResult
     ) -> None:
         assert found("parameters_moved", moved_share=share).result is result
+
+    def test_a_parameter_that_is_trained_no_more_fails_however_many_moved(self) -> None:
+        check = found("parameters_moved", moved_share=0.97, untrained=("head.bias",))
+        assert (check.result, check.evidence) == (
+            FAIL,
+            "97% of the trainable tensors moved; frozen after the build, or not in the optimizer: "
+            "head.bias",
+        )
+        many = found("parameters_moved", untrained=tuple("abcde"))
+        assert many.evidence.endswith(": a, b, c and 2 more")
 
     @pytest.mark.parametrize("updates", [0, 29, 31, 60])
     def test_every_update_counts_once(self, updates: int) -> None:

@@ -13,7 +13,7 @@ from bench.backends.host_clocks import HostClocks
 
 HOT = "the processor was too hot (package_throttle_count rose)"
 PACE_US = 87.5
-UNTOLD = ClockRates("a fixed calculation", None, {}, PACE_US)
+UNTOLD = ClockRates(None, None, {}, PACE_US)
 HOT_CORE = "a core was too hot (core_throttle_count rose)"
 
 

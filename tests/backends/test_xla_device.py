@@ -71,7 +71,7 @@ def test_an_operator_that_runs_on_the_host_is_seen_and_a_read_is_not(
     assert counted["after_unique"] == {"aten::_unique2": 1}
 
 
-def test_a_runtime_without_memory_counts_gives_null(counted: dict[str, Any]) -> None:
+def test_a_peak_is_unknown_before_it_was_begun_anew(counted: dict[str, Any]) -> None:
     assert counted["peak_memory_bytes"] is None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from bench.scenarios.schema import Knobs, LoaderKnobs
 from tests.backends import xla_child
+from tests.small_vit import SMALL_VIT
 
 pytestmark = [
     pytest.mark.xla,
@@ -55,6 +57,27 @@ def test_closing_the_device_stops_the_loaders_threads(feeding: dict[str, Any]) -
     assert feeding["threads_after_close"] == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({}, {}),
+        (
+            {"prefetch": 3, "device_prefetch": 5, "transfer_threads": 2},
+            {
+                "loader_prefetch_size": 3,
+                "device_prefetch_size": 5,
+                "host_to_device_transfer_threads": 2,
+            },
+        ),
+    ],
+)
+def test_queues_and_threads_are_those_that_were_asked_for(
+    asked: dict[str, int], given: dict[str, int]
+) -> None:
+    found = xla_child.run("xla_experiments.queues", Knobs(loader=LoaderKnobs(**asked)))
+    assert found == {"batches_per_execution": 1, **given}
+
+
 @pytest.mark.parametrize(("per_graph", "late"), [(1, False), (4, True)])
 def test_several_adam_updates_in_a_graph_compile_again_when_their_scalars_become_equal(
     per_graph: int, late: bool
@@ -72,17 +95,21 @@ def test_several_adam_updates_in_a_graph_compile_again_when_their_scalars_become
 
 @pytest.mark.slow
 def test_a_fenced_window_is_true_where_a_step_clock_is_not() -> None:
-    loader = LoaderKnobs(batches_per_execution=4, prefetch=1, device_prefetch=1)
-    case = Knobs(batch_size=64, classes=10, threads=1, loader=loader)
-    found = xla_child.run("xla_training.grouped_steps", case)
-    low, high = found["ratio_interval"]
-    # A busy machine may leave the median uncertain by more than the tolerance: then it is not
-    # refuted, and still far from what the step clock says.
-    assert low < 1.05, found
-    assert high > 0.95, found
-    assert high / low < 1.25, found
-    assert found["naive_ratio"] < 0.7 < low, found
+    case = Knobs.model_validate(
+        {
+            **SMALL_VIT,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "data": {"source": "cached"},
+            "loader": {"batches_per_execution": 4, "prefetch": 1, "device_prefetch": 1},
+        }
+    )
+    found = xla_child.run("xla_training.harness_and_hand", case)
     assert found["compiles"] == 0
     assert found["executions"] == found["expected_executions"]
     assert found["fallbacks"] == {}
-    assert found["loss_is_finite"]
+    assert math.isfinite(found["loss"])
+    if found["undecided"]:
+        pytest.skip(f"this machine is too noisy to tell 5 %: {found}")
+    assert 0.95 < found["ratio"] < 1.05, found
+    assert found["naive_ratio"] < 0.7, found

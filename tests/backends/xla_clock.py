@@ -82,7 +82,11 @@ def told(device: XlaDevice, case: Knobs) -> Figures:
         "energy": [energy.joules, energy.reason],
         "clock_source": None if clocks is None else clocks.source,
     }
+    device.reset_peak_memory()
+    found["host_peak_bytes"] = device.peak_memory_bytes()
     counts = {"bytes_used": 100, "peak_bytes_used": 500}
+    # As on a device that is not the host.
+    device._on_cpu = False
     original, xm.get_memory_info = xm.get_memory_info, lambda _: counts
     try:
         found["peak_before_a_reset"] = device.peak_memory_bytes()
@@ -93,4 +97,5 @@ def told(device: XlaDevice, case: Knobs) -> Figures:
         found["memory_counted"] = device.memory_bytes()
     finally:
         xm.get_memory_info = original
+        device._on_cpu = True
     return found

@@ -14,7 +14,9 @@ import torch_xla
 import torch_xla.core.xla_model as xm
 import torch_xla.debug.metrics as met
 from torch.utils.data import DataLoader, Dataset
+from torch_xla.distributed.parallel_loader import ParallelLoader
 
+from bench.backends import xla_feed
 from bench.backends.base import Unsupported
 from bench.backends.xla_device import XlaDevice
 from bench.scenarios.schema import Knobs
@@ -184,6 +186,21 @@ def feeding(device: XlaDevice, case: Knobs) -> Figures:
     device.close()
     found["threads_after_close"] = threading.active_count()
     return found
+
+
+def queues(device: XlaDevice, case: Knobs) -> Figures:
+    """Record what torch_xla's loader is constructed with."""
+    found: list[Figures] = []
+
+    class Spy(ParallelLoader):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            found.append(settings)
+            super().__init__(*arguments, **settings)
+
+    xla_feed.ParallelLoader = Spy
+    device.feed(itertools.repeat(torch.ones(1)), case)
+    device.close()
+    return found[0]
 
 
 def precision(device: XlaDevice, case: Knobs) -> Figures:

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -15,34 +16,45 @@ import torch.utils.checkpoint
 import torch_xla
 from torch_xla.distributed.parallel_loader import MpDeviceLoader
 
-from bench.backends.base import Unsupported
+from bench.backends.base import Unsupported, World
+from bench.backends.xla import XlaBackend
 from bench.backends.xla_device import XlaDevice
-from bench.scenarios.schema import Knobs
+from bench.measure import diagnose
+from bench.measure.alignment import Alignment
+from bench.measure.warm_up import first_step, warm_up
+from bench.measure.windows import Measured, WindowPlan, measure_windows
+from bench.scenarios.schema import Knobs, Measure
+from bench.worker import building
+from bench.worker.headline import read_loss
 from tests.backends.xla_experiments import Figures, timed
+from tests.worker.a_job import a_case, a_job
 
-_PAIRS = 16
-_TOLERANCE = 0.05
-_PAIRING_S = 120.0
+TOLERANCE = 0.05
+_ROUNDS = 2
+"""At least: the interval of a median needs some values."""
+_WINDOWS = 4
+"""In a round: too few for the truncation rule to drop any."""
+_WINDOW_S = 0.3
+_NAIVE_BLOCKS = 8
+_WARMING_S = 5.0
+_ENOUGH_S = 60.0
+"""After this, compilation included, no further round begins."""
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """Return the order statistics that hold the median with 95 %, for at least 12 values."""
+    """Return the order statistics that hold the median with 95 %, for at least 8 values."""
     reach = 0.98 * math.sqrt(len(values))
     ordered = sorted(values)
     return (
-        ordered[math.floor(len(values) / 2 - reach)],
-        ordered[math.ceil(len(values) / 2 + reach) - 1],
+        ordered[max(0, math.floor(len(values) / 2 - reach))],
+        ordered[min(len(values), math.ceil(len(values) / 2 + reach)) - 1],
     )
 
 
-def ratios(windows: list[tuple[float, float]]) -> list[float]:
-    return [fed_s / hand_s for fed_s, hand_s in windows]
-
-
-def inconclusive(windows: list[tuple[float, float]]) -> bool:
-    low, high = median_interval(ratios(windows))
-    inside = low > 1 - _TOLERANCE and high < 1 + _TOLERANCE
-    return not inside and low < 1 + _TOLERANCE and high > 1 - _TOLERANCE
+def undecided(ratios: list[float]) -> bool:
+    """Return whether the interval of the median holds an edge of the tolerance."""
+    low, high = median_interval(ratios)
+    return any(low <= 1 + edge <= high for edge in (-TOLERANCE, TOLERANCE))
 
 
 def small_vit() -> torch.nn.Module:
@@ -159,69 +171,86 @@ def host_batches(size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     yield from itertools.cycle(pool)
 
 
-def grouped_steps(device: XlaDevice, case: Knobs) -> Figures:
-    """Time windows through the feed, an independent fenced loop, and an unfenced step clock."""
-    per_graph = case.loader.batches_per_execution
-    fed, by_hand = Training(device), Training(device)
-    feed = device.feed(host_batches(case.batch_size), case)
-    loader = iter(
-        MpDeviceLoader(
-            host_batches(case.batch_size),
-            device.torch_device,
-            batches_per_execution=per_graph,
-            loader_prefetch_size=1,
-            device_prefetch_size=1,
+class HandLoop:
+    """The independent side: a hand-written loop with torch_xla's loader, waiting by a read."""
+
+    def __init__(self, device: XlaDevice, case: Knobs) -> None:
+        self.period = case.loader.batches_per_execution
+        self.seconds: list[float] = []
+        self._training = Training(device)
+        self._loader = iter(
+            MpDeviceLoader(
+                host_batches(case.batch_size),
+                device.torch_device,
+                batches_per_execution=self.period,
+                loader_prefetch_size=1,
+                device_prefetch_size=1,
+            )
         )
-    )
-    # Waiting by a read: the loop shares neither the feed nor the fence.
-    bias = next(p for p in by_hand.module.parameters() if p.dim() == 1)
-    step_times: list[float] = []
+        # The loop shares neither the feed nor the fence.
+        self._bias = next(p for p in self._training.module.parameters() if p.dim() == 1)
+        self.steps = 0
+        self.run(self.period - 1)
 
-    def through_feed(steps: int) -> None:
-        step_times.extend(timed(lambda: fed.step(next(feed))) for _ in range(steps))
-        device.fence()
-
-    def independently(steps: int) -> None:
+    def run(self, steps: int) -> None:
         for _ in range(steps):
-            by_hand.step(next(loader))
+            self._training.step(next(self._loader))
         torch_xla.sync()
-        bias.cpu()
+        self._bias.cpu()
 
-    through_feed(per_graph - 1)
-    # The queues, short here, fill while graphs are compiled: draw them empty first. A long queue
-    # would also be filled again while the loop beside it is timed.
-    through_feed(per_graph * 4)
-    independently(per_graph - 1)
-    independently(per_graph * 4)
-    steps = per_graph * 2
+    def wait(self) -> bool:
+        """Compute before the harness's next window: a block as long as that, on warm caches."""
+        self.run(self.period)
+        self.seconds.append(timed(lambda: self.run(self.steps)))
+        return True
+
+
+def harness_and_hand(device: XlaDevice, case: Knobs) -> Figures:
+    """Measure windows as a launch does, in turns with an independent fenced loop."""
+    deadline = time.perf_counter() + _ENOUGH_S
+    backend = XlaBackend()
+    alignment = Alignment(
+        batches_per_execution=case.loader.batches_per_execution,
+        gradient_accumulation=case.gradient_accumulation,
+        first_cut=backend.first_cut(case),
+    )
+    built = building.build(a_job(Path(), a_case(case.model_dump())), World(), device)
+    step, hand = built.step, HandLoop(device, case)
+    first_step(step, alignment)
+    warm = warm_up(step, alignment, Measure(warmup_cap_s=_WARMING_S), backend.prefetched(case))
+    plan = WindowPlan(periods_per_window=max(2, round(_WINDOW_S / warm.period_s)), windows=_WINDOWS)
+    hand.steps = plan.periods_per_window * alignment.period
+    hand.wait()
     before = device.counters()
-    step_times.clear()
-    windows: list[tuple[float, float]] = []
-    deadline = time.perf_counter() + _PAIRING_S
-    # Pairs are added until their median is known to lie inside or outside the tolerance: on a busy
-    # machine that takes many.
-    while len(windows) < _PAIRS or (inconclusive(windows) and time.perf_counter() < deadline):
-        # In both orders, since whoever goes second meets what the first left behind.
-        fed_s, hand_s = timed(lambda: through_feed(steps)), timed(lambda: independently(steps))
-        windows.append((fed_s, hand_s))
-        hand_s, fed_s = timed(lambda: independently(steps)), timed(lambda: through_feed(steps))
-        windows.append((fed_s, hand_s))
+    ratios: list[float] = []
+    rounds: list[Measured] = []
+    # Windows are added until their median is known to lie inside or outside the tolerance.
+    while len(rounds) < _ROUNDS or (undecided(ratios) and time.perf_counter() < deadline):
+        hand.seconds.clear()
+        measured = measure_windows(step, alignment, plan, turns=hand)
+        hand.wait()
+        rounds.append(measured)
+        # Beside the mean of the blocks before and after it, a steady drift of the machine cancels.
+        blocks = zip(measured.window_s, itertools.pairwise(hand.seconds), strict=True)
+        ratios += [window_s / statistics.fmean(around) for window_s, around in blocks]
     after = device.counters()
-    naive = statistics.median(step_times)
-    true = statistics.median(fed for fed, _ in windows) / steps
+    naive_s = statistics.median(
+        diagnose.naive_clock(step, alignment, plan.periods_per_window).median_s
+        for _ in range(_NAIVE_BLOCKS)
+    )
+    true_s = statistics.median(s for m in rounds for s in m.window_s) / rounds[0].steps_per_window
     return {
-        "pairs": len(windows),
-        "ratio": statistics.median(ratios(windows)),
-        "ratio_interval": median_interval(ratios(windows)),
-        "true_step_ms": 1e3 * true,
-        "naive_ratio": naive / true,
+        "windows": len(ratios),
+        "ratio": statistics.median(ratios),
+        "ratio_interval": median_interval(ratios),
+        "undecided": undecided(ratios),
+        "true_step_ms": 1e3 * true_s,
+        "naive_ratio": naive_s / true_s,
         "compiles": after.compiles - before.compiles,
-        "executions": (after.executions or 0) - (before.executions or 0),
-        "expected_executions": len(windows) * 2 * steps // per_graph,
-        "fallbacks": dict(after.fallbacks),
-        "loss_is_finite": bool(
-            torch.isfinite(fed.criterion(fed.module(next(feed)[0]), next(feed)[1])).item()
-        ),
+        "executions": sum(m.executions or 0 for m in rounds),
+        "expected_executions": sum(m.expected_executions or 0 for m in rounds),
+        "fallbacks": after.fallbacks,
+        "loss": read_loss(step),
     }
 
 

@@ -63,7 +63,8 @@ class TestTwoRecords:
     @pytest.mark.parametrize(
         ("values", "code", "verdict"),
         [
-            ((100.2, 100.9, 99.3), 0, "no difference seen"),
+            ((100.2, 100.4, 100.0), 0, "looks the same"),
+            ((100.2, 130.9, 75.3), 3, "cannot tell"),
             ((120.0, 121.0, 119.0), 0, "looks faster"),
             ((80.0,), 3, "no interval"),
         ],
@@ -71,7 +72,7 @@ class TestTwoRecords:
     def test_the_exit_code_follows_from_what_was_found(
         self, bench: Bench, values: tuple[float, ...], code: int, verdict: str
     ) -> None:
-        keep(bench, "results", measured("aaa", 100, 101, 99), measured("bbb", *values))
+        keep(bench, "results", measured("aaa", 100, 100.1, 99.9), measured("bbb", *values))
         finished = compared(bench, "aaa", "bbb", "--format", "json")
         (row,) = finished.rows
         assert (finished.code, row["verdict"], row["design"]) == (code, verdict, "sequential")
@@ -96,7 +97,7 @@ class TestTwoRecords:
 
     def test_a_record_may_be_named_by_its_path(self, bench: Bench) -> None:
         for name in ("a", "b"):
-            keep(bench, name, measured(name * 3, 100, 101, 99))
+            keep(bench, name, measured(name * 3, 100, 100.1, 99.9))
         paths = [str(next((bench.cwd / name).rglob("*.json"))) for name in ("a", "b")]
         assert compared(bench, *paths).code == 0
 
@@ -142,14 +143,14 @@ class TestFolders:
         keep(
             bench,
             "old",
-            measured("a1", 100, 101, 99),
+            measured("a1", 100, 100.1, 99.9),
             measured("a2", 10, 11, case="gone"),
             measured("a3", 10, 11, case="changed", classes=10),
         )
         keep(
             bench,
             "new",
-            measured("b1", 100, 101, 99.5),
+            measured("b1", 100.2, 100.4, 100.0),
             measured("b2", 10, 11, case="come"),
             measured("b3", 10, 11, case="changed", classes=11),
         )
@@ -161,13 +162,13 @@ class TestFolders:
         assert "only in A: quick / gone on cpu" in finished.stdout
         assert "only in B: quick / come on cpu" in finished.stdout
         assert "classes is 10 in A and 11 in B" in finished.stdout
-        assert re.search(r"default +cpu +100\.0 +100\.2 +1\.00x", finished.stdout)
+        assert re.search(r"default +cpu +100\.0 +100\.2 +1\.002x", finished.stdout)
         assert "sequential: cannot confirm a regression" in finished.stdout
 
     def test_json_has_a_row_for_each(self, folders: Bench) -> None:
         rows = compared(folders, "old", "new", "--format", "json").rows
         told = {(row["a"] or row["b"])["case"]: (row["verdict"], row["reason"]) for row in rows}
-        assert told["default"][0] == "no difference seen"
+        assert told["default"][0] == "looks the same"
         assert told["gone"] == (None, "only in A")
         assert told["come"] == (None, "only in B")
         assert told["changed"][0] == "INVALID"
@@ -176,7 +177,7 @@ class TestFolders:
         finished = compared(folders, "old", "new", "--format", "csv")
         lines = list(csv.DictReader(io.StringIO(finished.stdout)))
         assert {line["a_case"] or line["b_case"]: line["verdict"] for line in lines} == {
-            "default": "no difference seen",
+            "default": "looks the same",
             "gone": "",
             "come": "",
             "changed": "INVALID",
@@ -190,6 +191,26 @@ class TestFolders:
         for format in ("rich", "markdown", "json", "csv"):  # noqa: A001
             finished = compared(folders, "old", "new", "--format", format)
             assert "odd.json" in finished.stdout + finished.stderr
+
+    def test_a_case_that_only_a_holds_counts_and_one_that_only_b_holds_does_not(
+        self, bench: Bench
+    ) -> None:
+        keep(bench, "one", measured("a1", 100, 100.1, 99.9))
+        more = measured("b2", 10, 11, case="come")
+        keep(bench, "two", measured("b1", 100, 100.1, 99.9), more)
+        assert compared(bench, "one", "two").code == 0
+        assert compared(bench, "two", "one").code == 3
+
+    def test_a_side_of_a_comparison_is_not_the_newest_of_its_case(self, bench: Bench) -> None:
+        later = (MORNING + dt.timedelta(hours=1)).isoformat()
+        side = measured("a2", 10, 11, 12).model_copy(update={"created": later, "side": "A"})
+        keep(bench, "old", measured("a1", 100, 100.1, 99.9), side)
+        keep(bench, "new", measured("b1", 100, 100.1, 99.9))
+        keep(bench, "sides", side)
+        finished = compared(bench, "old", "new", "--format", "json")
+        assert (finished.code, finished.rows[0]["a"]["record"][-7:]) == (0, "a1.json")
+        assert "left out: 1 record of `bench ab`" in finished.stderr
+        assert "sides holds no record" in compared(bench, "sides", "new").stderr
 
     def test_two_folders_with_nothing_in_common_tell_nothing(self, bench: Bench) -> None:
         keep(bench, "old", measured("a1", 1, 2, case="x"))
@@ -219,7 +240,11 @@ class TestAbIsRefused:
                 ["two.yaml", "--set-b", "batch_size=3"],
                 r"A = two\.yaml: makes 2 cases \(first, second\).*one with --case or --case-a",
             ),
-            (["two.yaml", "--case-a", "first", "--case-b", "third"], r"--case third: there is no"),
+            (
+                ["two.yaml", "--case-a", "first", "--case-b", "third"],
+                r"--case-b third: there is no",
+            ),
+            (["two.yaml", "mine.yaml", "--case", "third"], r"--case third: there is no"),
             (
                 ["mine.yaml", "--python-b", "/no/such/python"],
                 r"--python-b /no/such/python: there is no such file; name the python of an env",
@@ -229,8 +254,28 @@ class TestAbIsRefused:
                 r"--python-a mine\.yaml: (cannot be started|there is no such file)",
             ),
             (
-                ["mine.yaml", "--set-b", "batch_size=2", "--budget", "-1"],
-                r"budget_s: -1\.0 must be greater than 0",
+                ["mine.yaml", "mine.yaml", "--set", "measure.launches=20"],
+                r"A: measure\.launches: is the same for both sides of a comparison; use --pairs",
+            ),
+            (
+                ["mine.yaml", "--set-b", "measure={precision_target: 2, windows: 4}"],
+                r"B: measure\.precision_target: .*; use --pairs",
+            ),
+            (
+                ["mine.yaml", "mine.yaml", "--set-b", "measure.max_launches=50"],
+                r"B: measure\.max_launches: .*; use --pairs",
+            ),
+            (
+                ["mine.yaml", "mine.yaml", "--set", "measure.budget_s=5"],
+                r"A: measure\.budget_s: .*; use --budget",
+            ),
+            (
+                ["mine.yaml", "mine.yaml", "--set-a", "measure.health=false"],
+                r"A: measure\.health: .*; use --no-health",
+            ),
+            (
+                ["mine.yaml", "mine.yaml", "--pairs", "5"],
+                r"--pairs 5: leaves half of a block A B B A.*; use --pairs 6",
             ),
         ],
     )
@@ -274,11 +319,16 @@ class TestAbIsRefused:
         ("arguments", "message"),
         [
             (["ab", "quick"], "say in what B differs"),
-            (["ab", "quick", "quick", "--pairs", "2"], "--pairs"),
+            (["ab", "quick", "quick", "--pairs", "3"], "--pairs"),
             (["ab", "quick", "quick", "--pairs", "101"], "--pairs"),
             (["ab", "quick", "quick", "--threshold", "0"], "--threshold"),
+            (["ab", "quick", "quick", "--threshold", "nan"], "--threshold"),
+            (["ab", "quick", "quick", "--budget", "nan"], "nan is not a positive, finite"),
+            (["ab", "quick", "quick", "--budget", "inf"], "inf is not a positive, finite"),
+            (["ab", "quick", "quick", "--budget", "-1"], "-1.0 is not a positive, finite"),
             (["compare", "one"], "Missing argument"),
             (["compare", "one", "two", "--threshold", "-3"], "--threshold"),
+            (["compare", "one", "two", "--threshold", "nan"], "--threshold"),
         ],
     )
     def test_a_command_line_that_is_none_is_a_usage_error(
@@ -296,6 +346,33 @@ def answering(folder: Path, answer: str) -> str:
     path.write_text(f"#!/bin/sh\nfor last; do :; done\necho '{answer}' > \"$last\"\n", "utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+def test_a_record_is_named_by_its_id_as_elsewhere(bench: Bench) -> None:
+    keep(bench, "results", measured("aaa", 100, 101, 99))
+    finished = bench("ab", "aaa", "--set-b", "classes=11", *TOY)
+    assert finished.code == 2
+    assert "A and B do different work: classes is " in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("happens", "code", "told"),
+    [
+        ("raise ZeroDivisionError('ours')", 70, "ZeroDivisionError: ours"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, ""),
+    ],
+)
+def test_no_end_of_our_own_says_that_b_is_slower(
+    bench: Bench, happens: str, code: int, told: str
+) -> None:
+    program = (
+        "import os, signal, sys\nfrom bench.cli import comparing\nfrom bench.cli.main import main\n"
+        f"def run(*_, **__):\n    {happens}\n"
+        "comparing.run = run\nsys.argv = ['bench', 'compare', 'a', 'b']\nmain()\n"
+    )
+    finished = bench.start(command=("-c", program)).wait()
+    assert (finished.code, finished.stdout) == (code, "")
+    assert told in finished.stderr
 
 
 def test_comparing_never_loads_torch(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from bench.backends.base import Probe, Refusal
 from bench.cli.progress import PlainProgress, TerminalProgress, listener
 from bench.results.record import Health, Keys, Outcome, Phase
+from bench.results.statistics import summarise
+from bench.results.store import Stored
 from bench.run.ending import End
 from bench.run.plan import Planned
 from bench.run.rounds import Progressing
 from bench.worker.job import Event
-from tests.builders import a_case, launches_of
+from tests.builders import a_case, a_record, launches_of
 
 
 def a_progressing(name: str = "a", refused: bool = False, **measure: Any) -> Progressing:
@@ -91,6 +94,58 @@ def test_after_a_launch_its_own_time_counts(told: Told) -> None:
     told.progress.launch(other, 0)
     told.progress.event(other, event(Phase.BUILD))
     assert told.lines()[-1] == "  building (0:30 of about 2:00)"
+
+
+def stein(*samples_per_s: float) -> Progressing:
+    case = a_progressing(launches=3, precision_target=2.0)
+    case.launches = launches_of(*samples_per_s)
+    return case
+
+
+def the_tables(case: Progressing) -> str:
+    found = summarise(case.launches, case.planned.case.measure)
+    assert found.samples_per_s_low is not None
+    assert found.samples_per_s_high is not None
+    low, high = found.samples_per_s_low, found.samples_per_s_high
+    return f"{found.samples_per_s:.4g} [{low:.4g}, {high:.4g}] samples/s"
+
+
+def test_a_launch_is_told_with_the_estimate_so_far_and_its_interval(told: Told) -> None:
+    case, launches = stein(), launches_of(100.0, 101.0, 99.0, 140.0)
+    told.progress.begin([case])
+    for launch in launches:
+        told.lines()
+        told.progress.launched(case, launch, 1.0)
+        case.launches.append(launch)
+        (line,) = told.lines()
+        assert ("so far" in line) == (len(case.launches) > 1)
+    # Stein's interval keeps the variance of the pilot, which a late launch cannot widen.
+    assert line.startswith(f"  140 samples/s, so far {the_tables(case)} (")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_line_that_stays_has_the_interval_of_the_record(terminal: bool) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    case = stein(100.0, 101.0, 99.0, 140.0)
+    record = a_record(case.planned.case, launches=case.launches)
+    case.stored = Stored(record, Path("results"), Path("a.json"))
+    # What is printed is what the record says, whatever the launches at hand would give.
+    case.launches = case.launches[:1]
+    shown = listener(stream)
+    shown.begin([case])
+    shown.recorded(case)
+    case.launches = list(record.launches)
+    assert f"quick / a on cpu: measured, {the_tables(case)}\n" in stream.getvalue()
+
+
+def test_the_line_that_is_rewritten_has_it_too() -> None:
+    stream, case = Terminal(), stein(100.0, 101.0, 99.0, 140.0)
+    shown = TerminalProgress(stream)
+    shown._console.width = 200
+    shown.begin([case])
+    shown.launch(case, 4)
+    shown.launched(case, case.launches[0], 1.0)
+    assert f"so far {the_tables(case)}" in stream.getvalue()
 
 
 def test_a_case_that_has_failed_takes_no_more_time(told: Told) -> None:

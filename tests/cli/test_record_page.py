@@ -98,6 +98,7 @@ def full_launch(index: int = 0, **fields: Any) -> Launch:
         device_twin_samples_per_s=12.5,
         doubling_ratio=1.98,
         naive_samples_per_s=50.0,
+        naive_fenced_samples_per_s=10.0,
         naive_step_ms_median=0.5,
         latency=Latency(steps=40, p50_ms=1.0, p95_ms=2.0, p99_ms=None),
         skipped=["nothing else"],
@@ -211,11 +212,18 @@ class TestFigures:
             "loader         25.0 % of the time waiting for batches",
         ]
 
+    def test_the_operations_of_inference_are_those_of_the_forward_pass(self) -> None:
+        record = a_record(a_case(knobs={"task": "infer"}), launches=[full_launch()])
+        told = section(page(record), "What it used")
+        assert "FLOPs          5 GFLOP a sample, forward" in told
+
     def test_what_is_unknown_says_why_and_is_never_zero(self) -> None:
         lines = page(a_record())
         told = section(lines, "What it used")
         assert told == [
-            "device memory  unknown: the device's runtime keeps no count",
+            "device memory  unknown: the device's runtime keeps no count, or the system does not "
+            "let it begin",
+            "anew after the warm-up",
             "energy         unknown: an older version measured it, without energy",
             "MFU            unknown: the FLOPs of a sample are not known",
             "cost           unknown: give a price file with --prices",
@@ -225,6 +233,20 @@ class TestFigures:
         assert told[-1] == (
             "cost           unknown: the price file has no price for this device and backend"
         )
+
+    def test_a_side_of_a_comparison_says_so_and_that_it_took_turns(self) -> None:
+        launches = [one.model_copy(update={"in_turns": True}) for one in launches_of(10.0, 11.0)]
+        lines = page(a_record(launches=launches, side="B", id="abc"))
+        assert lines[1].endswith("record abc, side B of a comparison")
+        (place,) = [line for line in section(lines, "Launch 0") if line.startswith("place")]
+        assert place.endswith("no compile cache, in turns with a launch of the other side")
+
+    def test_a_known_count_of_the_host_leaves_the_device_without_one(self) -> None:
+        launches = [
+            one.model_copy(update={"host_peak_rss_bytes": 2**30}) for one in launches_of(9.0)
+        ]
+        told = section(page(a_record(launches=launches)), "What it used")
+        assert told[0] == "device memory  unknown: the device's runtime keeps no count"
 
     def test_two_prices_for_its_device_are_refused(self) -> None:
         with pytest.raises(ScenarioError, match=r"prices\[0\] \(box\) and prices\[1\] \(box\)"):

@@ -9,7 +9,6 @@ from bench.measure.alignment import Alignment
 from bench.measure.target import Clock, Target
 from bench.measure.warm_up import first_step, warm_up
 from bench.results.record import Launch
-from bench.results.statistics import launch_value
 from tests.builders import a_launch, a_record
 from tests.lies.fake_runs import HOST_S, BusyHost, busy_host, caught, windows
 from tests.measure.fakes import TICK, measure
@@ -112,22 +111,21 @@ def test_a_window_that_is_no_multiple_of_the_period_is_caught_by_executions_coun
     """Three micro-batches a window on a device that cuts every four: edges cut graphs short."""
     target = busy_host(cuts_every=4)
     measured = windows(target, Alignment(batches_per_execution=3), periods=5)
-    found = caught(measured, batches_per_execution=3)
-    assert found & {"executions_counted", "no_compile_in_window"}
+    assert "executions_counted" in caught(measured, batches_per_execution=3)
 
 
 class TestArithmetic:
     def test_a_mean_of_rates_is_no_number_of_a_record(self) -> None:
         """Windows of 1 s and 4 s with 8 samples each: 3.2 samples/s, and 5 as a mean of rates."""
         launch = a_launch(window_s=[[1.0, 4.0]], samples_per_window=8)
-        assert launch_value(launch) == pytest.approx(3.2)
+        assert launch.samples_per_s == pytest.approx(3.2)
         with pytest.raises(ValueError, match=r"is 5, and the windows of its launches give 3\.2"):
             self._stating(launch, 5.0)
 
     def test_rank_0_times_the_world_is_no_number_of_a_record(self) -> None:
         """Two ranks of 8 samples each, 1 s and 2 s: 8 samples/s, and 16 as twice rank 0."""
         launch = a_launch(window_s=[[1.0], [2.0]], samples_per_window=16)
-        assert launch_value(launch) == pytest.approx(8.0)
+        assert launch.samples_per_s == pytest.approx(8.0)
         with pytest.raises(ValueError, match="is 16, and the windows of its launches give 8"):
             self._stating(launch, 16.0)
 

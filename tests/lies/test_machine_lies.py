@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.measure.noise import NoiseMonitor
 from bench.results.record import CheckResult, Clocks, Launch, Noise, Verdict, Weight
 from bench.run.recording import judge
 from bench.workload import models
-from tests.audit.honest import FAIL, found
+from tests.audit.honest import FAIL, PASS, found
 from tests.lies.real_runs import caught, launched
+from tests.measure.fakes import FakeClock
 
 pytestmark = pytest.mark.torch
 
@@ -70,9 +72,27 @@ def test_a_co_tenant_is_caught_by_machine_quiet(tmp_path: Path) -> None:
     assert "other processes used" in reason
 
 
-def test_a_container_that_is_stopped_by_its_quota_is_caught_by_machine_quiet() -> None:
-    check = found("machine_quiet", noise=Noise(throttled_share=0.2, reasons=["the quota"]))
+def stopped_by_a_quota(folder: Path, seconds: float) -> Noise:
+    """Watch ten seconds in which the kernel counts so many in which our container was stopped."""
+    clock, counters = FakeClock(), folder / "cpu.stat"
+    monitor = NoiseMonitor(proc=folder, cgroup=folder, clock=clock)
+    counters.write_text("nr_throttled 3\nthrottled_usec 5000000\n")
+    before = monitor.snapshot()
+    clock.spend(10.0)
+    counters.write_text(f"nr_throttled 9\nthrottled_usec {5_000_000 + round(1e6 * seconds)}\n")
+    return monitor.between(before, monitor.snapshot())
+
+
+def test_a_container_that_is_stopped_by_its_quota_is_caught_by_machine_quiet(
+    tmp_path: Path,
+) -> None:
+    check = found("machine_quiet", noise=stopped_by_a_quota(tmp_path, 2.0))
     assert (check.result, check.weight) == (FAIL, Weight.NOISY)
+    assert "the container's CPU quota stopped this launch for 20.0%" in check.evidence
+
+
+def test_a_container_within_its_quota_is_not(tmp_path: Path) -> None:
+    assert found("machine_quiet", noise=stopped_by_a_quota(tmp_path, 0.1)).result is not FAIL
 
 
 def test_a_throttled_clock_is_caught_by_clocks_held() -> None:
@@ -84,7 +104,14 @@ def test_a_throttled_clock_is_caught_by_clocks_held() -> None:
 
 def test_a_clock_that_holds_is_not() -> None:
     clocks = Clocks(source="a driver", mhz_min=1890.0, mhz_max=1900.0)
-    assert found("clocks_held", clocks=clocks).result is not FAIL
+    held = (1900.0,) * 5 + (1890.0,) * 5
+    assert found("clocks_held", clocks=clocks, clock_mhz=held).result is PASS
+
+
+def test_a_clock_that_falls_without_a_reason_is_caught_by_clocks_held() -> None:
+    clocks = Clocks(source="a driver", mhz_min=1500.0, mhz_max=1900.0)
+    fell = (1900.0,) * 5 + (1500.0,) * 5
+    assert found("clocks_held", clocks=clocks, clock_mhz=fell).result is FAIL
 
 
 def test_a_leak_is_caught_by_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import Parameter
 
 from bench.backends.cpu import CpuDevice
+from bench.results.record import CheckResult
 from bench.run import ending
-from bench.workload import models
+from bench.scenarios.schema import Knobs
+from bench.workload import inspection, models, optimizers
 from bench.workload.engines import PlainEngine
-from tests.lies.real_runs import caught, launched, words
+from tests.lies.real_runs import caught, first_passing, launched, result, words
 
 pytestmark = pytest.mark.torch
 
 
 def test_the_control_is_a_launch_that_nothing_catches(tmp_path: Path) -> None:
-    launch = launched(tmp_path)
+    launch = first_passing("fence_waits", lambda: launched(tmp_path))
     assert caught(launch) == set()
     assert words(launch, "parameters_moved") == "100% of the trainable tensors moved"
 
@@ -68,6 +72,58 @@ def test_parameters_frozen_behind_our_back_are_caught_by_parameters_moved(
     assert "parameters_moved" in caught(launched(tmp_path))
 
 
+STEM = ("cls_token", "pos_embed", "patch_embed", "blocks.0.")
+
+
+def test_half_of_a_model_frozen_behind_our_back_is_caught_by_parameters_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backward ends before the first block, and most tensors move all the same."""
+
+    def frozen(_engine: PlainEngine, module: torch.nn.Module) -> torch.nn.Module:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(not name.startswith(STEM))
+        return module
+
+    monkeypatch.setattr(PlainEngine, "prepare", frozen)
+    launch = launched(tmp_path)
+    assert "parameters_moved" in caught(launch)
+    text = words(launch, "parameters_moved")
+    assert int(text.split("%")[0]) >= 50, "or the share alone would have told"
+    assert "frozen after the build, or not in the optimizer: blocks.0." in text
+
+
+def test_an_optimizer_that_was_given_the_head_alone_is_caught_by_parameters_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = optimizers.build
+
+    def of_the_head(knobs: Knobs, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
+        return build(knobs, list(parameters)[-2:])
+
+    monkeypatch.setattr(optimizers, "build", of_the_head)
+    launch = launched(tmp_path)
+    assert "parameters_moved" in caught(launch)
+    assert "not in the optimizer: blocks.0." in words(launch, "parameters_moved")
+
+
+def test_a_model_that_was_built_with_frozen_parts_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = models.build
+
+    def partly_frozen(*arguments: object) -> models.Model:
+        model = build(*arguments)  # type: ignore[arg-type]
+        for name, parameter in model.module.named_parameters():
+            parameter.requires_grad_(not name.startswith(STEM))
+        return model
+
+    monkeypatch.setattr(models, "build", partly_frozen)
+    launch = launched(tmp_path)
+    assert caught(launch) == set()
+    assert result(launch, "parameters_moved") is CheckResult.PASS
+
+
 def test_a_loss_that_is_no_number_is_caught_by_loss_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,14 +142,26 @@ def test_a_loss_that_is_no_number_is_caught_by_loss_finite(
     assert end.outcome == "nan"
 
 
+BY_HEART = {"source": "cached", "pool": 1}
+"""One batch: after the windows it is learned, and its gradients are far below a norm of 1."""
+
+
+def clipped(_device: CpuDevice, optimizer: torch.optim.Optimizer) -> None:
+    """Clip to a norm of 1, as a library does unless it is told not to."""
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+
+
 def test_gradients_clipped_behind_our_back_are_caught_by_gradients_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a library does that clips to a norm of 1 unless told not to."""
-
-    def clipped(_device: CpuDevice, optimizer: torch.optim.Optimizer) -> None:
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 0.01)
-        optimizer.step()
-
     monkeypatch.setattr(CpuDevice, "step_optimizer", clipped)
-    assert caught(launched(tmp_path)) == {"gradients_untouched"}
+    assert caught(launched(tmp_path, data=BY_HEART)) == {"gradients_untouched"}
+
+
+def test_the_bound_would_not_show_on_gradients_that_nobody_enlarged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "step_optimizer", clipped)
+    monkeypatch.setattr(inspection, "enlarged", inspection.norm)
+    assert caught(launched(tmp_path, data=BY_HEART)) == set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from bench.backends.cpu import CpuDevice
 from bench.scenarios.schema import Knobs
 from bench.worker.errors import CollectivesNotRealError
 from bench.worker.peers import prove_collectives
-from bench.workload import data
+from bench.workload import data, engines
 from bench.workload.data import Batch
-from tests.audit.honest import FAIL, HONEST, found
+from bench.workload.engines import DdpEngine
+from tests.audit.honest import FAIL, HONEST, PASS, found
 from tests.lies.real_runs import caught, launched, words
 
 pytestmark = pytest.mark.torch
@@ -76,7 +76,7 @@ def test_cached_batches_sold_as_loaded_are_caught_by_batches_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cached(knobs: Knobs, image_size: int, seed: int) -> Any:
-        pool = data.draw_pool(knobs, image_size, seed, at_least=3)[:3]
+        pool = data.draw_pool(knobs, image_size, seed)[:3]
         return data.ResidentBatches(pool)
 
     monkeypatch.setattr(data, "loader", cached)
@@ -139,11 +139,14 @@ def test_autocast_that_acts_is_not_caught(tmp_path: Path) -> None:
     assert caught(launched(tmp_path, precision="amp-bf16")) == set()
 
 
-def test_fp16_that_ran_as_fp32_is_caught_by_as_asked() -> None:
-    """As accelerate does on a CPU, without a warning."""
-    asked, actual = {"precision": "amp-fp16"}, {"precision": "fp32"}
-    check = found("as_asked", asked=asked, actual=actual)
-    assert (check.result, check.evidence) == (FAIL, "precision: asked amp-fp16, ran fp32")
+def test_a_precision_that_the_device_leaves_out_is_caught_by_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As accelerate does with fp16 on a CPU, without a warning."""
+    monkeypatch.setattr(CpuDevice, "autocast", lambda _device, _knobs: contextlib.nullcontext())
+    launch = launched(tmp_path, precision="amp-bf16")
+    assert {"as_asked", "precision_ran"} <= caught(launch)
+    assert words(launch, "as_asked") == "precision: asked amp-bf16, ran fp32"
 
 
 def test_a_compiler_that_returned_eager_is_caught_by_as_asked(
@@ -155,10 +158,22 @@ def test_a_compiler_that_returned_eager_is_caught_by_as_asked(
     assert "compile: asked inductor, ran none" in words(launch, "as_asked")
 
 
-def test_an_engine_that_became_another_is_caught_by_as_asked() -> None:
-    """DeepSpeed and FSDP asked of accelerate on a CPU are DDP, without a warning."""
-    check = found("as_asked", asked={"engine": "fsdp"}, actual={"engine": "ddp"})
-    assert (check.result, check.evidence) == (FAIL, "engine: asked fsdp, ran ddp")
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_an_engine_that_became_another_is_caught_by_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSpeed and FSDP become DDP when accelerate is asked for them on a CPU."""
+    monkeypatch.setattr(engines, "make", lambda _knobs, _world: DdpEngine())
+    launch = launched(tmp_path)
+    assert caught(launch) == {"as_asked"}
+    assert words(launch, "as_asked") == "engine: asked plain, ran ddp"
 
 
 def test_operators_on_the_host_are_caught_by_no_fallbacks() -> None:
@@ -180,4 +195,4 @@ def test_a_collective_that_is_the_identity_ends_the_launch(
 def test_ranks_that_nobody_counted_are_caught_by_collectives_real() -> None:
     two = HONEST.knobs.model_copy(update={"processes": 2, "engine": "ddp"})
     assert found("collectives_real", knobs=two, collectives=None).result is FAIL
-    assert dataclasses.replace(HONEST, knobs=two).collectives is None
+    assert found("collectives_real", knobs=two, collectives="world 2 of 2").result is PASS

@@ -78,6 +78,10 @@ class FakeTarget:
             self.issued += 1
             self.steps += self.issued % self.accumulation == 0
 
+    def discard(self, micro_batches: int) -> None:
+        self.clock.log.append(f"discard {micro_batches}")
+        self.issued += micro_batches
+
     def fence(self) -> None:
         self.clock.log.append("fence")
         self._cut()
@@ -103,6 +107,56 @@ class FakeTarget:
             self.compiled += 1
             self.clock.spend(10.0)
         self.graphs.append(graph)
+
+
+class QueuedTarget:
+    """A step of `step_s` behind a loader that needs `load_s` a batch and keeps `depth` ready.
+
+    The first step compiles for `compile_s`, while the queue fills.
+    """
+
+    def __init__(
+        self, clock: FakeClock, *, step_s: float, load_s: float, depth: int, compile_s: float = 0.0
+    ) -> None:
+        self.clock = clock
+        self.step_s = step_s
+        self.load_s = load_s
+        self.depth = depth
+        self.compile_s = compile_s
+        self.compiled = 0
+        self._ready_at = [clock.time + load_s]
+        self._drawn_at: list[float] = []
+
+    def advance(self, micro_batches: int) -> None:
+        for _ in range(micro_batches):
+            self._draw()
+            if self.compile_s and not self.compiled:
+                self.compiled = 1
+                self.clock.spend(self.compile_s)
+            self.clock.spend(self.step_s)
+
+    def discard(self, micro_batches: int) -> None:
+        for _ in range(micro_batches):
+            self._draw()
+
+    def fence(self) -> None:
+        pass
+
+    def compiles(self) -> int:
+        return self.compiled
+
+    def executions(self) -> int | None:
+        return None
+
+    def residual(self) -> float:
+        return 0.0
+
+    def _draw(self) -> None:
+        self.clock.time = max(self.clock.time, self._ready_at[-1])
+        self._drawn_at.append(self.clock.time)
+        # The loader goes on when there is room again: when the batch `depth` before was drawn.
+        room = self._drawn_at[-self.depth] if len(self._drawn_at) >= self.depth else 0.0
+        self._ready_at.append(max(self._ready_at[-1], room) + self.load_s)
 
 
 class FakeProgress:

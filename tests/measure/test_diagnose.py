@@ -94,7 +94,7 @@ def test_the_naive_clock_reads_the_truth_where_work_is_done_when_a_call_returns(
 
     clock = FakeClock()
     found = naive_clock(Eager(clock, lambda i: TICK * (1 + i % 2)), EAGER, 4, clock=clock)
-    assert found == (6 * TICK, 1.5 * TICK, 4)
+    assert found == (6 * TICK, 6 * TICK, 1.5 * TICK, 4)
 
 
 def test_the_naive_clock_reads_the_issue_where_the_device_works_behind_the_host() -> None:
@@ -103,6 +103,7 @@ def test_the_naive_clock_reads_the_issue_where_the_device_works_behind_the_host(
     found = naive_clock(target, Alignment(1, 2, 0), 3, clock=clock)
     # A step is two micro-batches: the host needs TICK / 2 for it, the device two TICKs.
     assert (found.seconds, found.median_s, found.steps) == (6 * TICK / 4, TICK / 2, 3)
+    assert found.fenced_s > 5 * TICK
 
 
 def test_the_naive_clock_misses_the_graph_that_no_cut_has_sent_off() -> None:
@@ -124,7 +125,7 @@ def test_the_naive_clock_misses_the_graph_that_no_cut_has_sent_off() -> None:
     found = naive_clock(target, alignment, 2, clock=clock)
     # Eight micro-batches in two graphs, of which the second is cut by the fence behind the clock:
     # four are executed, eight are issued. All steps but that with the cut are only issued.
-    assert found == (4 * TICK + 8 * TICK / 4, TICK / 4, 8)
+    assert found == (4 * TICK + 8 * TICK / 4, 8 * TICK + 8 * TICK / 4, TICK / 4, 8)
 
 
 def test_the_naive_clock_leaves_nothing_unfinished_and_ends_at_an_edge() -> None:

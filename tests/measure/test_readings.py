@@ -70,7 +70,7 @@ def test_a_reading_is_taken_before_the_first_window_and_right_after_every_one() 
     plan = WindowPlan(2, 2)
     gauge = FakeGauge(target.clock)
     measure_windows(target, EAGER, plan, clock=target.clock, peers=FakePeers(log), gauge=gauge)
-    window = ["fence", "barrier", "clock", "advance 2", "fence", "clock", "gauge", "residual"]
+    window = ["fence", "barrier", "clock", "advance 2", "fence", "clock", "residual", "gauge"]
     assert log == ["gauge", *window, *window]
 
 

@@ -75,10 +75,17 @@ def test_a_compilation_at_step_35_starts_the_comparison_over() -> None:
     assert result.seconds == 20.0 + 41 * TICK
 
 
-def test_what_was_loaded_during_a_compilation_is_drawn_before_a_window_begins() -> None:
+def test_what_was_loaded_is_thrown_away_after_every_compilation_and_the_groups_begin_anew() -> None:
     clock = FakeClock()
-    target = FakeTarget(clock, compile_s={2: 20.0})
-    assert warm_up(target, EAGER, measure(), 12, clock=clock).micro_batches == 3 + 12
+    # The first 12 go before the third step, which therefore has the number 14.
+    target = FakeTarget(clock, compile_s={14: 20.0})
+    result = warm_up(target, EAGER, measure(), 12, clock=clock)
+    begins = [line for line in clock.log if line not in {"clock", "fence"}]
+    assert (
+        begins
+        == [*["advance 1"] * 2, "discard 12", *["advance 1"] * 3, "discard 12"] + ["advance 1"] * 6
+    )
+    assert result.micro_batches == 2 + 3 + 6
 
 
 def test_a_workload_that_never_settles_is_not_steady_at_the_cap() -> None:
@@ -126,7 +133,7 @@ def test_the_truncation_rule_at_most_doubles_the_warm_up() -> None:
 def test_the_doubling_counts_from_the_first_agreement_after_a_compilation() -> None:
     clock = FakeClock()
     target = FakeTarget(clock, lambda i: TICK * (1 + 0.001 * i), compile_s={45: 5.0})
-    result = warm_up(target, EAGER, measure(warmup_steps=40), 25, clock=clock)
+    result = warm_up(target, EAGER, measure(warmup_steps=46 + 25), 0, clock=clock)
     assert (result.micro_batches, result.steady) == (46 + 2 * 25, True)
 
 

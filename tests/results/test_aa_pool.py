@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from bench.results.comparison import ComparisonVerdict
 from bench.results.record import Check, CheckResult, Launch, Noise
+from benchmarks import pool as pools
 from benchmarks.pool import Pool, drawn, rates, stretches
 from tests.builders import a_launch, launches_of
 
@@ -84,3 +88,43 @@ def test_rates_are_shares_of_all_verdicts() -> None:
         "AMBIGUOUS": 0.0,
         "INVALID": 0.0,
     }
+
+
+@pytest.fixture
+def aa(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import the script as it is run: its neighbours lie beside it."""
+    monkeypatch.syspath_prepend(str(Path(pools.__file__).parent))
+    return importlib.import_module("benchmarks.aa")
+
+
+@pytest.mark.parametrize("kind", ["EQUAL", "LOADED"])
+def test_equal_sides_are_held_to_their_ratios_alone_where_all_is_invalid(
+    aa: ModuleType, kind: str
+) -> None:
+    slower = pool(0.9, 0.901, 0.899, 0.9, disturbed=4)
+    lines, within = aa.judged(aa.Part(aa.Kind[kind], slower, []), 20)
+    assert not within
+    assert "  called FASTER or SLOWER: 0.0% (at most 5%): holds" in lines
+    assert (
+        "  called FASTER or SLOWER by their ratios alone: 100.0% (at most 5%): DOES NOT HOLD"
+        in lines
+    )
+
+
+def test_each_kind_has_its_bounds(aa: ModuleType) -> None:
+    same, slower = pool(1.0, 1.001, 0.999, 1.0), pool(0.9, 0.901, 0.899, 0.9)
+    assert aa.judged(aa.Part(aa.Kind.EQUAL, same, []), 20)[1]
+    assert aa.judged(aa.Part(aa.Kind.LOADED, same, []), 20)[1]
+    assert aa.judged(aa.Part(aa.Kind.PLANTED, slower, []), 20)[1]
+    assert not aa.judged(aa.Part(aa.Kind.PLANTED, same, []), 20)[1]
+
+
+@pytest.mark.parametrize("pairs", ["2", "3", "5", "102"])
+def test_a_pool_of_which_no_comparison_can_be_drawn_is_refused(
+    aa: ModuleType, pairs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["aa.py", "--pairs", pairs])
+    with pytest.raises(SystemExit) as ended:
+        aa.main()
+    assert ended.value.code == 2
+    assert "a pool has 4 to 100 pairs, an even number" in capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.results.checks import failed, judged
-from bench.results.record import Check, CheckResult, Weight
+from bench.results.checks import disturbance, failed, judged, slowed_throughout
+from bench.results.record import Check, CheckResult, Clocks, Launch, Noise, Weight
 from tests.builders import a_launch
 
 PASS, FAIL, NA = CheckResult.PASS, CheckResult.FAIL, CheckResult.NOT_APPLICABLE
@@ -45,3 +45,35 @@ def test_failures_are_told_apart_by_their_weight() -> None:
     for weight in Weight:
         (found,) = failed([launch], weight)
         assert (found.name, found.weight) == (weight.value, weight)
+
+
+def test_a_launch_is_disturbed_by_others_or_by_what_held_its_clock_back() -> None:
+    held = a_check(FAIL, "12 % below", name="clocks_held", weight=Weight.NOISY)
+    busy = Noise(reasons=["others used 50 %", "and the hypervisor"])
+    assert disturbance(a_launch(audit=[held])) == "clocks_held: 12 % below"
+    assert disturbance(a_launch(audit=[held], noise=busy)) == "others used 50 %"
+    remark = a_check(FAIL, weight=Weight.REMARK)
+    assert disturbance(a_launch(audit=[remark, a_check(PASS, weight=Weight.NOISY)])) is None
+
+
+def paced(*least_us: float, in_turns: bool = False) -> list[Launch]:
+    clocks = [
+        Clocks(source=None, calculation_us_min=took, calculation_us_max=2 * took)
+        for took in least_us
+    ]
+    return [a_launch(index=i, clocks=x, in_turns=in_turns) for i, x in enumerate(clocks)]
+
+
+def test_a_launch_that_was_slow_all_the_time_shows_beside_the_others() -> None:
+    found = slowed_throughout(paced(90.0, 91.0, 150.0))
+    assert found is not None
+    count, text = found
+    assert count == 1
+    assert text.startswith("a fixed calculation took at least 150 us, and 90 us in another launch")
+
+
+def test_launches_of_one_pace_and_those_in_turns_are_left_alone() -> None:
+    assert slowed_throughout(paced(90.0, 98.0)) is None
+    assert slowed_throughout(paced(90.0)) is None
+    assert slowed_throughout([a_launch()]) is None
+    assert slowed_throughout(paced(90.0, 150.0, in_turns=True)) is None

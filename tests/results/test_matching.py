@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from bench.results.compared import Comparison
 from bench.results.matching import MatchError, compare, compare_folders, other_work, paired
@@ -59,7 +61,11 @@ class TestTwoRecords:
         assert found.ratio == pytest.approx(mean)
         assert found.p is not None
         assert found.p < 0.01
-        assert (found.pairs, found.detectable_pct) == ([], None)
+        assert found.pairs == []
+        error = np.sqrt(sum(np.var(np.log(x), ddof=1) / 3 for x in ((100, 101, 99), (90, 91, 92))))
+        half = math.log(found.ratio_high / found.ratio)  # type: ignore[operator]
+        margin = float(stats.t.ppf(0.8, found.degrees_of_freedom)) * error
+        assert found.detectable_pct == pytest.approx(100 * math.expm1(half + margin))
 
     def test_of_one_session_are_compared_pair_by_pair(self) -> None:
         """On a machine that slows down by 10 % a round, only pairs tell a 5 % difference."""
@@ -73,7 +79,7 @@ class TestTwoRecords:
             (number, pytest.approx(0.95)) for number in range(4)
         ]
         apart = compare(one("fp32", *drift, session="a"), one("bf16", *drift, session="b"), 2.0)
-        assert apart.verdict == "no difference seen"
+        assert apart.verdict == "cannot tell"
 
     def test_only_rounds_that_both_took_part_in_make_pairs(self) -> None:
         a = stored(a_record(launches=launches_of(100.0, 101.0, 102.0, session="one")))
@@ -172,6 +178,42 @@ class TestTwoRecords:
         ]
         assert compare(a, a, 2.0).differences == []
 
+    @pytest.mark.parametrize(
+        ("fields", "difference"),
+        [
+            ({"git_dirty": True}, "git dirty: none, True"),
+            ({"governor": "powersave"}, "governor: none, powersave"),
+            ({"cpu_limit": 2.0}, "cpu limit: none, 2.0"),
+            ({"memory_limit_bytes": 1024}, "memory limit bytes: none, 1024"),
+        ],
+    )
+    def test_what_differs_in_the_machine_is_named(
+        self, fields: dict[str, Any], difference: str
+    ) -> None:
+        a, b = one("a", 1.0, 2.0), one("b", 1.0, 2.0)
+        elsewhere = b.record.environment.model_copy(update=fields)
+        b = stored(b.record.model_copy(update={"environment": elsewhere}))
+        assert compare(a, b, 2.0).differences == [difference]
+
+    def test_what_differs_in_the_protocol_is_named(self) -> None:
+        a = stored(a_record(a_case(measure={"windows": 10})))
+        launches = [x.model_copy(update={"in_turns": True}) for x in launches_of(10.0, 11.0)]
+        case = a_case(measure={"windows": 200}, knobs={"seed": 3})
+        b = stored(a_record(case, launches=launches))
+        assert compare(a, b, 2.0).differences == [
+            "seed: 0, 3",
+            "measure.windows: 10, 200",
+            "in turns: False, True",
+        ]
+
+    def test_a_fingerprint_that_differs_in_nothing_else_is_told(self) -> None:
+        a, b = one("a", 1.0, 2.0), one("b", 1.0, 2.0)
+        keys = b.record.keys.model_copy(update={"fingerprint": "of-other-code"})
+        b = stored(b.record.model_copy(update={"keys": keys}))
+        assert compare(a, b, 2.0).differences == [
+            "the protocol or the model's own code, by their fingerprints"
+        ]
+
 
 class TestPaired:
     def test_a_side_that_left_no_record_makes_it_invalid(self) -> None:
@@ -208,7 +250,7 @@ class TestFolders:
         b = [one("both", 100.5, 101.0, 99.5), one("theirs", 1.0, 2.0, position=1)]
         rows = compare_folders(a, b, 2.0)
         assert [(row.reason, row.verdict) for row in rows] == [
-            ("which does not mean that there is none", "no difference seen"),
+            ("a change that matters may be there or not: raise --launches", "cannot tell"),
             ("only in A", None),
             ("only in B", None),
         ]

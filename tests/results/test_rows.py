@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.results.matching import compare
 from bench.results.prices import Price, Prices
 from bench.results.record import (
     Check,
@@ -56,7 +57,7 @@ class TestFigures:
             a_case("default", remark="as shipped"),
             launches=[
                 a_launch(index=0, peak_memory_bytes=100, loader_wait_share=0.25),
-                a_launch(index=1, peak_memory_bytes=300),
+                a_launch(index=1, peak_memory_bytes=300, host_peak_rss_bytes=700),
             ],
         )
         (row,) = table(record)
@@ -68,7 +69,7 @@ class TestFigures:
         assert row.samples_per_s_low == record.statistics.samples_per_s_low
         assert row.samples_per_s_high == record.statistics.samples_per_s_high
         assert row.step_ms == pytest.approx(1000.0)
-        assert row.peak_memory_bytes == 300
+        assert (row.peak_memory_bytes, row.host_peak_rss_bytes) == (300, 700)
         assert row.loader_wait_share == 0.25
         assert row.remark == "as shipped"
         assert row.record == f"results/runs/{record.id}.json"
@@ -85,6 +86,14 @@ class TestFigures:
         (row,) = table(a_record(launches=launches))
         assert (row.compile_s, row.compile_cold_s, row.compile_warm_s) == (30.0, 30.0, 5.0)
 
+    def test_a_first_launch_that_found_the_cache_is_not_cold(self) -> None:
+        launches = [
+            a_launch(index=0, compile_s=4.0, cache="warm"),
+            a_launch(index=1, compile_s=30.0, cache="cold"),
+        ]
+        (row,) = table(a_record(launches=launches))
+        assert (row.compile_cold_s, row.compile_warm_s) == (30.0, 4.0)
+
     def test_where_nothing_reads_a_cache_no_launch_is_warm(self) -> None:
         launches = [a_launch(index=i, compile_s=30.0, cache="none") for i in range(2)]
         (row,) = table(a_record(launches=launches))
@@ -93,7 +102,7 @@ class TestFigures:
     def test_what_is_not_known_is_null(self) -> None:
         (row,) = table(a_record(launches=[a_launch(audit=[])]))
         assert row.audit is None
-        assert row.peak_memory_bytes is None
+        assert row.peak_memory_bytes is row.host_peak_rss_bytes is None
         assert row.compile_s is None
         assert row.loader_wait_share is None
         assert row.samples_per_s_low is None
@@ -177,7 +186,7 @@ class TestWhatItUsed:
 
     def test_the_naive_clock_stands_beside_the_true_one(self) -> None:
         (launch,) = launches_of(10.0)
-        found = Diagnostics(naive_samples_per_s=50.0)
+        found = Diagnostics(naive_samples_per_s=50.0, naive_fenced_samples_per_s=10.0)
         (row,) = table(a_record(launches=[launch.model_copy(update={"diagnostics": found})]))
         assert row.naive_samples_per_s == 50.0
         assert row.naive_ratio == pytest.approx(5.0)
@@ -227,6 +236,16 @@ class TestLighterFailures:
 
 
 class TestSpeedup:
+    def test_is_that_of_a_comparison_of_the_two_records(self) -> None:
+        first = first_row(launches=launches_of(*[10.0] * 10))
+        second = second_row(launches=launches_of(*[11.0, 11.1, 10.9] * 3, 5.0))
+        row = rows_by_case(first, second)["second"]
+        a, b = (Stored(record, Path(), Path("x.json")) for record in (first, second))
+        found = compare(a, b, 2.0)
+        assert found.method == "trimmed t"
+        assert row.speedup == found.ratio
+        assert (row.speedup_low, row.speedup_high) == (found.ratio_low, found.ratio_high)
+
     def test_is_over_the_first_row_from_paired_rounds(self) -> None:
         rows = rows_by_case(
             first_row(launches=launches_of(10.0, 20.0)),

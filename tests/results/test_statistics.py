@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.results import comparison
 from bench.results.record import Launch
 from bench.results.statistics import (
     Interval,
-    launch_value,
-    paired_speedup,
     stein_interval,
     stein_launches,
     summarise,
@@ -28,24 +27,24 @@ DRAWS = 2000
 
 def test_throughput_is_all_samples_over_all_time() -> None:
     launch = a_launch(window_s=[[1.0, 2.0, 5.0]], samples_per_window=16)
-    assert launch_value(launch) == pytest.approx(48 / 8)
+    assert launch.samples_per_s == pytest.approx(48 / 8)
 
 
 def test_throughput_is_not_the_mean_of_the_windows_rates() -> None:
     launch = a_launch(window_s=[[1.0, 4.0]], samples_per_window=8)
-    assert launch_value(launch) == pytest.approx(16 / 5)
-    assert launch_value(launch) != pytest.approx((8 / 1 + 8 / 4) / 2)
+    assert launch.samples_per_s == pytest.approx(16 / 5)
+    assert launch.samples_per_s != pytest.approx((8 / 1 + 8 / 4) / 2)
 
 
 def test_uneven_ranks_are_as_fast_as_the_slowest_in_each_window() -> None:
     launch = a_launch(window_s=[[1.0, 3.0, 1.0], [2.0, 1.0, 1.5]], samples_per_window=20)
-    assert launch_value(launch) == pytest.approx(60 / (2.0 + 3.0 + 1.5))
+    assert launch.samples_per_s == pytest.approx(60 / (2.0 + 3.0 + 1.5))
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8), st.integers(1, 512))
 def test_equal_ranks_are_worth_exactly_one_rank(times: list[float], samples: int) -> None:
-    alone = launch_value(a_launch(window_s=[times], samples_per_window=samples))
-    four = launch_value(a_launch(window_s=[times] * 4, samples_per_window=samples))
+    alone = a_launch(window_s=[times], samples_per_window=samples).samples_per_s
+    four = a_launch(window_s=[times] * 4, samples_per_window=samples).samples_per_s
     assert four == alone
 
 
@@ -161,38 +160,15 @@ class TestSummary:
             summarise([], Measure())
 
 
-class TestPairedSpeedup:
-    def test_of_known_rounds(self) -> None:
-        interval = paired_speedup(launches_of(10.0, 20.0), launches_of(11.0, 26.0))
-        centre = (math.log(1.1) + math.log(1.3)) / 2
-        half = 12.706204736174698 * abs(math.log(1.3) - math.log(1.1)) / 2
-        assert interval is not None
-        assert interval.estimate == pytest.approx(math.exp(centre))
-        assert interval.low == pytest.approx(math.exp(centre - half))
-        assert interval.high == pytest.approx(math.exp(centre + half))
-
-    def test_only_rounds_that_both_took_part_in_count(self) -> None:
-        base = launches_of(10.0, 10.0, 10.0)
-        other = [*launches_of(20.0, 20.0)[1:], a_launch(round=7, window_s=[[1e-3]])]
-        assert paired_speedup(base, other) == Interval(pytest.approx(2.0), None, None, None)
-
-    def test_sessions_are_never_paired_with_one_another(self) -> None:
-        assert (
-            paired_speedup(launches_of(10.0, session="a"), launches_of(20.0, session="b")) is None
-        )
-
-    def test_a_round_measured_twice_counts_once(self) -> None:
-        twice = [a_launch(round=0, window_s=[[8 / v]]) for v in (16.0, 25.0)]
-        interval = paired_speedup(launches_of(10.0), twice)
-        assert interval == Interval(pytest.approx(2.0), None, None, None)
+class TestPairsWithinRounds:
+    """Of speed-ups and comparisons: beside one sequential run after the other."""
 
     def test_a_planted_drift_cancels_within_rounds_and_fools_a_sequential_run(self) -> None:
         # The machine loses 3 % from each launch slot to the next; the truth is 1.10.
         speed = [0.97**slot for slot in range(8)]
         base = [speed[slot] for slot in (0, 3, 4, 7)]
         other = [1.1 * speed[slot] for slot in (1, 2, 5, 6)]
-        paired = paired_speedup(launches_of(*base), launches_of(*other))
-        assert paired is not None
+        paired = comparison.paired([b / a for a, b in zip(base, other, strict=True)])
         assert paired.estimate == pytest.approx(1.1)
         assert paired.low is not None
         assert paired.high is not None
@@ -214,11 +190,7 @@ class TestPairedSpeedup:
             slots = [
                 (2 * r, 2 * r + 1) if r % 2 == 0 else (2 * r + 1, 2 * r) for r in range(rounds)
             ]
-            paired = paired_speedup(
-                launches_of(*(machine[a] for a, _ in slots)),
-                launches_of(*(truth * machine[b] for _, b in slots)),
-            )
-            assert paired is not None
+            paired = comparison.paired([truth * machine[b] / machine[a] for a, b in slots])
             paired_hits += _within(paired.low, paired.high, truth)
             # The same launches, one case after the other, compared as if the machine stood still.
             sequential = t_interval(truth * machine[rounds:] / machine[:rounds])

@@ -132,7 +132,7 @@ class TestJson:
 
     def test_of_nothing_is_a_document_too(self) -> None:
         document = orjson.loads(written(Table([]), Format.JSON))
-        assert document == {"schema": 1, "rows": [], "problems": []}
+        assert document == {"schema": 1, "rows": [], "problems": [], "sides_left_out": 0}
 
 
 class TestCsv:
@@ -458,6 +458,23 @@ class TestReading:
         assert [row.case for row in table.rows] == ["baseline", "loader-worker"]
         assert [problem.path.name for problem in table.problems] == ["broken.json"]
         assert table.rows[1].speedup == pytest.approx(1.86, abs=0.01)
+
+    @pytest.mark.parametrize("format", [Format.RICH, Format.MARKDOWN])
+    def test_a_side_of_a_comparison_is_no_row_and_is_counted(
+        self,
+        tmp_path: Path,
+        format: Format,  # noqa: A002
+    ) -> None:
+        own, later = records()[0], MORNING + dt.timedelta(days=9)
+        Store(tmp_path).append(own)
+        for id, side in (("s1", "A"), ("s2", "B")):  # noqa: A001
+            made = {"id": id, "side": side, "created": later.isoformat()}
+            Store(tmp_path).append(own.model_copy(update=made))
+        table = read([tmp_path])
+        assert [Path(row.record or "").stem[-len(own.id) :] for row in table.rows] == [own.id]
+        told = written(table, format, width=120).replace("\\", "")
+        assert "left out: 2 records of `bench ab`, which `bench show` and `bench compare`" in told
+        assert orjson.loads(written(table, Format.JSON))["sides_left_out"] == 2
 
     def test_a_row_names_a_file_that_can_be_opened(self, tmp_path: Path) -> None:
         path = Store(tmp_path).append(records()[0])

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -207,15 +207,25 @@ class Bench:
 
     def processes(self) -> list[str]:
         """Return the command lines of all processes of this folder's runs that are alive."""
-        found = []
+        return [" ".join(command) for _, command, _ in self._alive()]
+
+    def ranks(self, without: str) -> list[psutil.Process]:
+        """Return the ranks that are alive and do not have this variable in their environment."""
+        return [
+            process
+            for process, command, variables in self._alive()
+            if "bench.worker.main" in command and without not in variables
+        ]
+
+    def _alive(self) -> Iterator[tuple[psutil.Process, list[str], dict[str, str]]]:
         for process in psutil.process_iter():
             try:
-                ours = process.environ().get(_MARKER) == self.marker
+                variables = process.environ()
+                ours = variables.get(_MARKER) == self.marker
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline()))
+                    yield process, process.cmdline(), variables
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        return found
 
 
 def install_entry_points(site: Path, distribution: str, entry_points: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -12,22 +13,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from bench._version import __version__
 from bench.backends.base import Refusal
-from bench.results import statistics
+from bench.cli import comparison_page
+from bench.cli.comparing import exit_code
+from bench.results.checks import failed
+from bench.results.compared import Comparison
+from bench.results.health import HealthRun
 from bench.results.matching import paired
-from bench.results.record import Launch, Outcome, Phase, Record
+from bench.results.record import MEASUREMENT_VERSION, Launch, Outcome, Phase, Record, Weight
 from bench.results.store import Store
 from bench.run import pythons
 from bench.run.ab import Contest, side_of
 from bench.run.ending import End
+from bench.run.health import HealthPass, HealthRunner
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned, plan
 from bench.run.pythons import Python
-from bench.run.turns import Play, Result, Watcher
+from bench.run.turns import Play, Played, Result, Watcher
+from bench.scenarios.errors import ScenarioError
 from tests.builders import a_case, launches_of
 from tests.run.driver import Bench
+from tests.run.examiner import FROZEN, LEARNS, Examiner, planned
 from tests.run.test_rounds import CRASHED, HERE, Quiet, a_plan
 
 
@@ -44,21 +54,26 @@ def sides(pairs: int = 4, **fields: Any) -> tuple[Planned, Planned]:
 class Notes:
     """Runs nothing: gives each launch a throughput by its side and round, or another answer."""
 
-    def __init__(self, answer: Callable[[Order], Result] | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[Order], Result] | None = None, resting_share: float = 0.0
+    ) -> None:
         self.orders: list[Order] = []
+        self._resting_share = resting_share
         self._answer = answer or by_side({"A": 100.0, "B": 95.0})
 
     def __call__(
         self, first: Order, second: Order, watcher: Watcher, stop: Callable[[], bool]
-    ) -> tuple[Result, Result]:
-        results: list[Result] = [None, None]
+    ) -> tuple[Played, Played]:
+        played = [Played(None, 0.0), Played(None, 0.0)]
         for place, order in enumerate((first, second)):
             watcher.started(order)
             self.orders.append(order)
-            results[place] = self._answer(order)
-            if isinstance(results[place], End):
+            result = self._answer(order)
+            seconds = {"A": 15.0, "B": 5.0}[str(order.planned.side)]
+            played[place] = Played(result, seconds, self._resting_share)
+            if isinstance(result, End):
                 break
-        return results[0], results[1]
+        return played[0], played[1]
 
     @property
     def started(self) -> str:
@@ -89,10 +104,18 @@ class Lab:
         play: Play,
         planned: tuple[Planned, Planned] | None = None,
         stop: Callable[[], bool] = not_stopped,
+        health: HealthRunner | None = None,
     ) -> Contest:
         a, b = planned or sides()
         contest = Contest(
-            a, b, store=self.store, session="one", listener=self.listener, stop=stop, play=play
+            a,
+            b,
+            store=self.store,
+            session="one",
+            listener=self.listener,
+            stop=stop,
+            play=play,
+            health=None if health is None else HealthPass(self.store.root, health),
         )
         contest.run()
         return contest
@@ -146,6 +169,18 @@ class TestOrder:
         assert [len(found) for found in folders.values()] == [1, 1]
         assert len(set.union(*folders.values())) == 2
         assert [order.cache for order in play.orders] == ["cold", "cold", "warm", "warm"]
+
+
+class TestRest:
+    @pytest.mark.parametrize(("share", "verdict"), [(0.04, "SLOWER"), (0.3, "INVALID")])
+    def test_a_side_that_computes_in_the_others_turns_spoils_the_pairs(
+        self, lab: Lab, share: float, verdict: str
+    ) -> None:
+        contest = lab.contest(Notes(resting_share=share))
+        found = paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+        assert found.verdict == verdict
+        if verdict == "INVALID":
+            assert "used 30% of the CPUs while it rested and the other side" in found.reason
 
 
 class TestEnds:
@@ -232,18 +267,91 @@ class TestEnds:
 
 
 class TestTime:
-    def test_both_sides_spend_half_of_a_pair_of_their_timeout(
-        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        clock = iter(range(0, 1000, 30))
-        monkeypatch.setattr("bench.run.ab.time.monotonic", lambda: float(next(clock)))
+    def test_each_side_spends_its_own_time_of_its_timeout(self, lab: Lab) -> None:
         play = Notes()
         lab.contest(play, sides(3, measure={"timeout_s": 40.0}))
-        assert [order.timeout_s for order in play.orders if order.planned.side == "A"] == [
-            40.0,
-            25.0,
-            10.0,
+        left = {
+            side: [order.timeout_s for order in play.orders if order.planned.side == side]
+            for side in "AB"
+        }
+        assert left == {"A": [40.0, 25.0, 10.0], "B": [40.0, 35.0, 30.0]}
+
+
+def learning(order: Order) -> HealthRun:
+    return FROZEN if order.planned.case.knobs.precision == "bf16" else LEARNS
+
+
+def trained_sides(**knobs: Any) -> tuple[Planned, Planned]:
+    """Return two sides of a training case whose B is in bfloat16."""
+    a, b = (planned({**knobs, "precision": p}, name=p) for p in ("fp32", "bf16"))
+    return side_of(a, "A", 4, budget_s=None, by_turns=False), side_of(
+        b, "B", 4, budget_s=None, by_turns=False
+    )
+
+
+class TestHealth:
+    def compared(self, lab: Lab, examiner: Examiner, b: float = 150.0) -> Comparison:
+        play = Notes(by_side({"A": 100.0, "B": b}))
+        contest = lab.contest(play, trained_sides(), health=examiner)
+        return paired(contest.a.stored, contest.b.stored, 2.0, contest.obstacle)
+
+    def test_each_side_is_looked_at_once_after_the_pairs(self, lab: Lab) -> None:
+        examiner = Examiner()
+        row = self.compared(lab, examiner)
+        # A is its own reference, and B's reference is A's.
+        assert examiner.precisions == ["fp32", "bf16"]
+        assert [entry for entry in lab.listener.log if entry.startswith("health")] == [
+            "health fp32",
+            "health bf16",
         ]
+        assert row.a is not None
+        assert row.b is not None
+        assert (row.a.learns, row.b.learns) == (True, True)
+        assert (row.verdict, exit_code([row])) == ("FASTER", 0)
+
+    @pytest.mark.parametrize("speed", [150.0, 100.0])
+    def test_a_b_that_does_not_learn_is_never_simply_faster_or_the_same(
+        self, lab: Lab, speed: float
+    ) -> None:
+        row = self.compared(lab, Examiner(learning), speed)
+        assert row.reason.startswith("B does not learn (its loss on one batch went from 2.3 to 2.3")
+        assert exit_code([row]) == 1
+        out = io.StringIO()
+        comparison_page.write([row], [], "rich", out, width=200)
+        assert f"{row.verdict}; B does not learn: " in out.getvalue()
+        assert ", learns" in out.getvalue()
+        assert ", does not learn" in out.getvalue()
+        out = io.StringIO()
+        comparison_page.write([row], [], "json", out)
+        (told,) = orjson.loads(out.getvalue())["rows"]
+        assert (told["a"]["learns"], told["b"]["learns"]) == (True, False)
+
+    def test_a_b_that_is_as_bad_as_a_keeps_its_verdict(self, lab: Lab) -> None:
+        row = self.compared(lab, Examiner(lambda _: FROZEN.model_copy(update={"updates": 0})))
+        assert row.a is not None
+        assert row.a.learns is False
+        assert (row.verdict, exit_code([row])) == ("FASTER", 0)
+
+    def test_a_case_that_does_not_train_is_not_looked_at(self, lab: Lab) -> None:
+        examiner = Examiner()
+        lab.contest(Notes(), trained_sides(task="infer"), health=examiner)
+        assert examiner.orders == []
+
+    def test_nor_is_one_whose_other_side_failed(self, lab: Lab) -> None:
+        examiner = Examiner()
+        lab.contest(Notes(lambda _: CRASHED), trained_sides(), health=examiner)
+        assert examiner.orders == []
+
+    def test_an_interrupt_in_it_keeps_both_numbers(self, lab: Lab) -> None:
+        def interrupted(order: Order) -> HealthRun:
+            raise Interrupted(Phase.HEALTH)
+
+        contest = lab.contest(Notes(), trained_sides(), health=Examiner(interrupted))
+        assert contest.interrupted
+        for record in lab.records().values():
+            assert record.outcome is Outcome.OK
+            assert record.health is not None
+            assert "interrupted before the health pass" in str(record.health.reason)
 
 
 class TestSide:
@@ -270,7 +378,10 @@ class TestSide:
         measure = side.case.measure
         assert (measure.precision_target, measure.max_launches) == (None, 10)
         assert type(measure).model_validate(measure.model_dump()) == measure
-        assert not measure.health
+
+    @pytest.mark.parametrize("health", [True, False])
+    def test_whether_training_is_looked_at_is_left_to_the_case(self, health: bool) -> None:
+        assert self.side({"health": health}).case.measure.health is health
 
     def test_it_is_planned_anew_under_its_own_fingerprint(self) -> None:
         (planned,) = plan([a_case()], [HERE], {})
@@ -292,6 +403,56 @@ class TestPythons:
 
     def test_another_interpreter_tells_what_it_finds(self, tmp_path: Path) -> None:
         assert pythons.examine(wrapper(tmp_path), "--python-b").versions == pythons.own().versions
+
+    def test_other_code_of_the_same_version_is_told_as_another_version(
+        self, tmp_path: Path
+    ) -> None:
+        found = pythons.examine(self.answers(tmp_path, code="0123456789"), "--python-b")
+        assert found.versions == {"accelbench": f"{__version__}+code.01234567", "torch": "9.9"}
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (
+                {"measurement": 0},
+                r"measures by method 0, and this one does by \d+; install the same",
+            ),
+            ({"accelbench": None}, r"did not answer as accelbench does; name the python"),
+        ],
+    )
+    def test_an_answer_that_will_not_do_is_refused(
+        self, tmp_path: Path, answer: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ScenarioError, match=message):
+            pythons.examine(self.answers(tmp_path, **answer), "--python-b")
+
+    def test_an_answer_that_is_no_json_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ScenarioError, match="did not answer as accelbench does"):
+            pythons.examine(speaking(tmp_path, "hello"), "--python-b")
+
+    def test_a_python_that_is_too_old_is_told_so(self, tmp_path: Path) -> None:
+        path = tmp_path / "python"
+        path.write_text("#!/bin/sh\necho 'Unknown option: -P' >&2\nexit 2\n", encoding="utf-8")
+        path.chmod(0o755)
+        with pytest.raises(ScenarioError, match=r"python: is a Python that is older than 3\.11"):
+            pythons.examine(str(path), "--python-b")
+
+    def answers(self, folder: Path, **changes: Any) -> str:
+        answer = {
+            "accelbench": __version__,
+            "measurement": MEASUREMENT_VERSION,
+            "code": "0123456789",
+            "versions": {"accelbench": __version__, "torch": "9.9"},
+        }
+        return speaking(folder, orjson.dumps(answer | changes).decode())
+
+
+def speaking(folder: Path, answer: str) -> str:
+    """Return an interpreter that answers every question with the same text."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nfor last; do :; done\necho '{answer}' > \"$last\"\n", "utf-8")
+    path.chmod(0o755)
+    return str(path)
 
 
 def wrapper(folder: Path, setting: str = "UNUSED=1") -> str:
@@ -316,68 +477,83 @@ measure: { launches: 1, budget_s: 0.6, warmup_s: 0.2, windows: 3, diagnostics: f
 """
 
 
+NET = """\
+import os, torch, time
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(12, 10)
+    def forward(self, x):
+        time.sleep(0.002 * int(os.environ.get('TIMES', '1')))
+        x = torch.nn.functional.adaptive_avg_pool2d(x, 2)
+        return self.head(x.flatten(1))
+def build():
+    return Net()
+"""
+"""A user's own model, which does as the environment says."""
+
+
+@pytest.fixture
+def net(bench: Bench) -> str:
+    (bench.cwd / "net.py").write_text(NET, encoding="utf-8")
+    scenario = SMALL.replace("vit_tiny_patch16_224", "net:build")
+    scenario = "\n".join(x for x in scenario.splitlines() if "model_kwargs" not in x)
+    scenario += "\nlearning_rate: 0.05\n"
+    (bench.cwd / "net.yaml").write_text(scenario, encoding="utf-8")
+    return "net.yaml"
+
+
+def contest_of(scenario: str, *options: str) -> tuple[str, ...]:
+    return "ab", scenario, scenario, "--backend", "cpu", "--format", "json", *options
+
+
 @pytest.mark.torch
 @pytest.mark.slow
 class TestForReal:
     @pytest.mark.parametrize("how", ["by turns", "one at a time"])
-    def test_the_small_vit_against_itself(self, bench: Bench, how: str) -> None:
-        (bench.cwd / "small.yaml").write_text(SMALL, encoding="utf-8")
-        options = ("--one-at-a-time",) if how == "one at a time" else ()
-        arguments = ("--backend", "cpu", "--pairs", "3", "--format", "json", *options)
-        finished = bench("ab", "small.yaml", "small.yaml", *arguments)
-        assert finished.code in {0, 1, 3}, finished.stderr
+    def test_an_environment_that_computes_more_is_slower(
+        self, bench: Bench, net: str, how: str
+    ) -> None:
+        """B's interpreter sets a variable that makes the model three times as slow."""
+        python = wrapper(bench.cwd, "TIMES=3")
+        options = ("--one-at-a-time", "--no-health") if how == "one at a time" else ()
+        finished = bench(*contest_of(net, "--pairs", "4", "--python-b", python, *options))
         (row,) = finished.rows
         assert row["design"] == "paired"
-        assert row["verdict"] in {"SAME", "FASTER", "SLOWER", "AMBIGUOUS", "INVALID"}
-        assert [pair["round"] for pair in row["pairs"]] == [0, 1, 2]
-        records = bench.records()
-        assert [record.outcome for record in records] == [Outcome.OK, Outcome.OK]
-        assert {len(record.launches) for record in records} == {3}
-        ours, theirs = sorted(records, key=lambda record: record.position)
+        assert row["ratio"] < 0.7
+        # Where others used the machine nothing is decided, whatever the ratio is.
+        found = ("INVALID", 3) if 2 * row["disturbed"] > 4 else ("SLOWER", 1)
+        assert (row["verdict"], finished.code) == found
+        assert [pair["round"] for pair in row["pairs"]] == [0, 1, 2, 3]
+        learns = None if how == "one at a time" else True
+        assert [row[side]["learns"] for side in "ab"] == [learns, learns]
+        ours, theirs = sorted(bench.records(), key=lambda record: record.position)
+        assert (ours.outcome, theirs.outcome) == (Outcome.OK, Outcome.OK)
         for pair, a, b in zip(row["pairs"], ours.launches, theirs.launches, strict=True):
             assert a.seed == b.seed
-            assert pair["a_samples_per_s"] == statistics.launch_value(a)
-            assert pair["b_samples_per_s"] == statistics.launch_value(b)
-        for record in records:
-            failed = {
-                check.name
-                for launch in record.launches
-                for check in launch.audit
-                if check.result == "fail" and check.weight == "suspect"
-            }
-            assert failed == set()
-        assert bench.processes() == []
-        table = bench("table", "--format", "json")
-        assert [line["case"] for line in table.rows] == ["default"]
-
-    def test_an_environment_that_computes_more_is_slower(self, bench: Bench) -> None:
-        """B's interpreter sets a variable that makes the model twice as slow."""
-        (bench.cwd / "net.py").write_text(
-            "import os, torch, time\n"
-            "class Net(torch.nn.Module):\n"
-            "    def __init__(self):\n"
-            "        super().__init__()\n"
-            "        self.head = torch.nn.Linear(12, 10)\n"
-            "    def forward(self, x):\n"
-            "        time.sleep(0.002 * int(os.environ.get('TIMES', '1')))\n"
-            "        x = torch.nn.functional.adaptive_avg_pool2d(x, 2)\n"
-            "        return self.head(x.flatten(1))\n"
-            "def build():\n"
-            "    return Net()\n",
-            encoding="utf-8",
-        )
-        scenario = SMALL.replace("vit_tiny_patch16_224", "net:build")
-        scenario = "\n".join(x for x in scenario.splitlines() if "model_kwargs" not in x)
-        (bench.cwd / "net.yaml").write_text(scenario, encoding="utf-8")
-        python = wrapper(bench.cwd, "TIMES=2")
-        arguments = ("--backend", "cpu", "--pairs", "3", "--python-b", python, "--format", "json")
-        finished = bench("ab", "net.yaml", "net.yaml", *arguments)
-        (row,) = finished.rows
-        # A machine disturbed by others makes it INVALID, and the ratio is what it is.
-        assert row["ratio"] < 0.7
-        assert (row["verdict"], finished.code) in {("SLOWER", 1), ("INVALID", 3)}
+            assert (a.in_turns, b.in_turns) == (how == "by turns",) * 2
+            assert pair["a_samples_per_s"] == a.samples_per_s
+            assert pair["b_samples_per_s"] == b.samples_per_s
+        assert failed([*ours.launches, *theirs.launches], Weight.SUSPECT) == []
         for record in bench.results.rglob("*.json"):
             assert python not in record.read_text(encoding="utf-8")
+        assert bench.processes() == []
+
+    def test_a_rank_that_is_killed_while_it_waits_ends_both(self, bench: Bench, net: str) -> None:
+        python = wrapper(bench.cwd, "TIMES=200")
+        running = bench.start(*contest_of(net, "--pairs", "4", "--no-health", "--python-b", python))
+        # A has measured, and rests for nearly all of B's much longer windows.
+        running.wait_for(lambda stderr: "  A: measuring" in stderr)
+        time.sleep(0.5)
+        (waiting,) = bench.ranks(without="TIMES")
+        waiting.kill()
+        finished = running.wait(30)
+        assert finished.code == 4
+        (row,) = finished.rows
+        assert row["verdict"] == "INVALID"
+        assert row["reason"].startswith("A has no number (crash): killed from outside")
+        assert {r.side: r.outcome for r in bench.records()} == {"A": Outcome.CRASH}
+        assert bench.processes() == []
 
     def test_an_interrupt_records_what_was_measured(self, bench: Bench) -> None:
         (bench.cwd / "small.yaml").write_text(SMALL, encoding="utf-8")
@@ -399,7 +575,7 @@ class TestForReal:
     def test_a_side_that_crashes_is_exit_code_4(self, bench: Bench) -> None:
         scenario = bench.scenario("broken")
         finished = bench(
-            *("ab", scenario, scenario, "--backend", "toy", "--pairs", "3", "--format", "json"),
+            *("ab", scenario, scenario, "--backend", "toy", "--pairs", "4", "--format", "json"),
             *("--set-b", "measure.timeout_s=60", "--set", "model_kwargs.fault=raises in build"),
         )
         assert finished.code == 4, finished.stderr

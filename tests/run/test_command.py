@@ -10,6 +10,7 @@ import pytest
 
 from bench.results.record import CheckResult, Outcome
 from bench.results.store import Store
+from tests.builders import a_case, a_record
 from tests.run.driver import Bench
 
 TORCHRUN = (
@@ -61,6 +62,15 @@ class TestResumeAndRepeat:
         assert (third.code, third.stderr.count(": launch ")) == (0, 0)
         assert len(bench.files()) == 3
 
+    def test_resume_does_not_take_a_side_of_a_comparison_for_the_case(self, bench: Bench) -> None:
+        scenario = bench.scenario("once")
+        assert bench.run(scenario).code == 0
+        file = bench.results / bench.files()[0]
+        file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"side": "A"}))
+        again = bench.run(scenario, "--resume")
+        assert again.stderr.count(": launch ") == 1
+        assert len(bench.files()) == 2
+
     def test_without_resume_everything_runs_again_and_a_record_repeats_its_case(
         self, bench: Bench
     ) -> None:
@@ -75,6 +85,69 @@ class TestResumeAndRepeat:
         assert old.keys.fingerprint != new.keys.fingerprint
         assert old.launches[0].seed != new.launches[0].seed
         assert new.requested.scenario == "once"
+
+
+class TestReplay:
+    """Nothing is launched: a plan shows the backend, and so does one that is not here."""
+
+    def recorded(self, bench: Bench, backend: str) -> str:
+        return str(Store(bench.results).append(a_record(a_case(knobs={}), backend=backend)))
+
+    def test_a_record_is_repeated_on_its_own_backend(self, bench: Bench) -> None:
+        scenario = bench.scenario("other")
+        plan = ("--dry-run", "--format", "json")
+        (best,) = bench("run", scenario, *plan).rows
+        own = "toy" if best["backend"] != "toy" else "cpu"
+        finished = bench("run", self.recorded(bench, own), scenario, *plan)
+        assert finished.code == 0, finished.stderr
+        assert [row["backend"] for row in finished.rows] == [own, best["backend"]]
+
+    def test_unless_another_is_asked_for(self, bench: Bench) -> None:
+        record = self.recorded(bench, "cpu")
+        finished = bench("run", record, "--backend", "toy", "--dry-run", "--format", "json")
+        assert [row["backend"] for row in finished.rows] == ["toy"]
+
+    def test_a_record_is_held_against_its_like_on_its_own_backend(self, bench: Bench) -> None:
+        record = self.recorded(bench, "neuron")
+        before = {stored.id for stored in bench.records()}
+        finished = bench("ab", record, "--set-b", "batch_size=2", "--format", "json")
+        assert finished.code == 4, finished.stderr
+        new = [stored for stored in bench.records() if stored.id not in before]
+        assert {stored.backend for stored in new} == {"neuron"}
+
+    def test_records_of_two_backends_have_no_common_one(self, bench: Bench) -> None:
+        records = [self.recorded(bench, name) for name in ("neuron", "toy")]
+        finished = bench("ab", *records)
+        assert finished.code == 2
+        assert finished.complaints == [
+            "bench: bench ab: A is a record of backend neuron and B one of toy; name one for both "
+            "with --backend"
+        ]
+
+
+class TestLeftAside:
+    def test_resume_tells_of_a_record_that_it_cannot_read(self, bench: Bench) -> None:
+        broken = bench.results / "runs/broken.json"
+        broken.parent.mkdir(parents=True)
+        broken.write_text("{", encoding="utf-8")
+        command = ("run", bench.scenario("resumed"), "--backend", "neuron")
+        assert "left aside" not in bench(*command).stderr
+        finished = bench(*command, "--resume")
+        assert finished.code == 4
+        assert "left aside: results/runs/broken.json: not JSON, or cut short" in finished.stderr
+
+    @pytest.mark.torch
+    @pytest.mark.slow
+    def test_resume_tells_of_a_launch_that_was_cut_short(self, bench: Bench) -> None:
+        scenario = bench.scenario("resumed")
+        (row,) = bench.run(scenario, "--dry-run").rows
+        session = bench.results / "scratch/gone"
+        session.mkdir(parents=True)
+        (session / "owner.lock").touch()
+        (session / f"{row['fingerprint']}.jsonl").write_text('{"index": 0', encoding="utf-8")
+        finished = bench.run(scenario, "--resume")
+        assert finished.code == 0, finished.stderr
+        assert "line 1 was cut short and is dropped" in finished.stderr
 
 
 @pytest.mark.torch
@@ -101,6 +174,16 @@ class TestRanks:
             CheckResult.PASS,
             "world 2 of 2, all-reduce of rank + 1 gives 3",
         )
+
+    def test_ddp_over_one_process_is_swept_beside_two(self, bench: Bench) -> None:
+        finished = bench.run(
+            bench.scenario("alone"),
+            *("--set", "engine=ddp", "--sweep", "processes=1,2", "--set", "task=train"),
+            *("--set", "gradient_accumulation=2", "--launches", "1"),
+        )
+        assert finished.code == 0, finished.stderr
+        ran = [(r.launches[0].actual["engine"], r.processes) for r in bench.records()]
+        assert sorted(ran) == [("ddp", 1), ("ddp", 2)]
 
     def test_under_torchrun_every_rank_runs_in_place_and_rank_0_records(self, bench: Bench) -> None:
         scenario = bench.scenario("inplace")

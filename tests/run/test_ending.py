@@ -63,6 +63,38 @@ class TestSilentDeath:
         assert judge(tmp_path, 7).reason == "the process ended with exit code 7 and gave no reason"
 
 
+class TestMemoryKills:
+    def test_they_are_counted_where_this_kernel_counts_them(self, tmp_path: Path) -> None:
+        assert ending.oom_kills(tmp_path, tmp_path) == 0
+        (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 2\n", encoding="ascii")
+        (tmp_path / "memory.events").write_text("oom 5\noom_kill 3\n", encoding="ascii")
+        assert ending.oom_kills(tmp_path, tmp_path) == 5
+        (tmp_path / "memory").mkdir()
+        control = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
+        (tmp_path / "memory/memory.oom_control").write_text(control, encoding="ascii")
+        assert ending.oom_kills(tmp_path, tmp_path) == 9
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. ",
+            "RuntimeError: DataLoader worker (pid(s) 4711, 4712) exited unexpectedly",
+        ],
+    )
+    def test_a_loader_worker_is_out_of_memory_only_if_the_kernel_killed_for_it(
+        self, tmp_path: Path, message: str
+    ) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, message)
+        assert judge(tmp_path, 1).outcome is Outcome.CRASH
+        end = judge(tmp_path, 1, memory=True)
+        assert (end.outcome, end.reason) == (Outcome.OOM, message)
+        assert "lower data.workers" in (end.remedy or "")
+
+    def test_any_other_exception_is_what_it_says(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "ValueError: no weights")
+        assert judge(tmp_path, 1, memory=True).outcome is Outcome.CRASH
+
+
 class TestWhoIsToBlame:
     def test_the_rank_with_a_reason_of_its_own_and_not_its_victims(self, tmp_path: Path) -> None:
         fail(tmp_path, 0, FailureKind.PEER, "connection closed by peer", time=1.0)
@@ -157,7 +189,9 @@ class TestNotFinite:
 
     def test_a_loss_that_is_no_number_ends_the_case_as_nan(self) -> None:
         check = Check(name="loss_finite", result=CheckResult.FAIL, evidence="first 2.3, last nan")
-        end = ending.not_finite(a_launch(audit=[check]))
+        end = ending.not_finite(a_launch(audit=[check]), "the last lines")
         assert end is not None
+        assert end.log_tail == "the last lines"
+        assert end.remedy is not None
         assert end.outcome is Outcome.NAN
         assert end.reason == "the loss is not finite: first 2.3, last nan"

@@ -132,6 +132,10 @@ def test_the_log_of_an_exception_is_its_traceback(sweep: Sweep, case: str) -> No
     assert "in _raise" in tail
 
 
+def test_a_loss_that_is_no_number_has_the_log_of_its_launch(sweep: Sweep) -> None:
+    assert "a nan is coming" in tail_of(sweep.records["nan"])
+
+
 def test_reasons_and_logs_name_no_folder_of_this_machine(sweep: Sweep) -> None:
     checkout = Path(__file__).parents[2]
     private = [sweep.bench.cwd, sweep.bench.home, checkout, Path.home(), sweep.bench.temporary]

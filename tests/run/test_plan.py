@@ -8,6 +8,7 @@ import pytest
 
 from bench.backends.base import Probe
 from bench.run.plan import Planned, choose, for_one_launch, plan
+from bench.run.pythons import module_places
 from bench.scenarios import compose
 from bench.scenarios.errors import ScenarioError
 from bench.scenarios.schema import Scenario
@@ -94,6 +95,45 @@ def test_an_edit_of_the_users_own_model_changes_the_fingerprint_and_not_the_seri
 
     assert after.keys.fingerprint != before.keys.fingerprint
     assert after.keys.series == before.keys.series
+
+
+@pytest.mark.parametrize(("shadowed", "acts"), [(True, False), (False, True)])
+def test_the_module_that_the_worker_imports_is_the_one_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shadowed: bool, acts: bool
+) -> None:
+    """A module on Python's own path comes before one of the same name in the working folder."""
+    local, installed = tmp_path / "local", tmp_path / "installed"
+    for folder in (local, *([installed] if shadowed else [])):
+        (folder / "nets").mkdir(parents=True)
+        (folder / "nets" / "small.py").write_text("def build(): ...\n")
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.chdir(local)
+    before = with_own_model(tmp_path)
+
+    (local / "nets" / "small.py").write_text("def build(): return 1\n")
+
+    changed = with_own_model(tmp_path).keys.fingerprint != before.keys.fingerprint
+    assert changed is acts
+
+
+def test_another_python_looks_into_its_own_packages(tmp_path: Path) -> None:
+    """A stand-in for an environment: only the search for modules is asked of it."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text("#!/bin/sh\necho '[\"/theirs\"]'\n")
+    stand_in.chmod(0o755)
+
+    assert module_places(str(stand_in)) == ["/theirs", str(Path.cwd())]
+
+
+def test_a_pool_on_the_device_that_a_graph_would_exhaust_is_refused(tmp_path: Path) -> None:
+    data, loader = "{source: device, pool: 4}", "{batches_per_execution: 4}"
+    with pytest.raises(
+        ScenarioError,
+        match=r"mine / one: data.pool: 4 is too small: .* set data.pool to 5 or more, or to null",
+    ):
+        plan([a_scenario(tmp_path, data=data, loader=loader)], [CPU], {})
+    large = data.replace("4", "5")
+    assert len(plan([a_scenario(tmp_path, data=large, loader=loader)], [CPU], {})) == 2
 
 
 @pytest.mark.parametrize("wanted", [["two"], ["1"]])

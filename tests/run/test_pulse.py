@@ -82,6 +82,32 @@ def test_a_rank_that_falls_silent_in_its_turn_is_hung(clock: Clock) -> None:
     assert pulse.silent_rank() == (0, 121)
 
 
+def test_ranks_that_wait_beside_rank_0_are_not_silent_either(clock: Clock) -> None:
+    pulse = launching._Pulse(2, hang_s=120)
+    for rank in (0, 1):
+        for done in range(3):
+            clock.now += 1.0
+            pulse.hear(Event(rank=rank, phase=Phase.MEASURE, done=done))
+        pulse.hear(Event(rank=rank, phase=Phase.MEASURE, waiting="window"))
+
+    clock.now += 3600
+    assert pulse.silent_rank() is None
+
+
+def test_what_it_waited_for_its_turns_is_not_its_own_time(clock: Clock) -> None:
+    pulse = launching._Pulse(1, hang_s=120)
+    clock.now += 10
+    for _ in range(2):
+        pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
+        clock.now += 100
+        pulse.hear(Event(rank=0, phase=Phase.MEASURE))
+        clock.now += 5
+    pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="end"))
+    clock.now += 7
+
+    assert pulse.rested_s() == 207
+
+
 def test_a_compilation_in_the_first_warm_up_groups_is_left_to_the_timeout(clock: Clock) -> None:
     pulse = launching._Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0, groups=1)

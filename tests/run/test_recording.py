@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.backends.base import Probe, Refusal
 from bench.results.record import (
     Check,
     CheckResult,
+    Clocks,
     Keys,
     Launch,
     Noise,
@@ -101,3 +104,22 @@ def test_a_wrong_number_is_suspect_however_noisy_it_was() -> None:
 
 def test_a_remark_leaves_the_number_measured() -> None:
     assert recording.judge(launches([HELD, LOADS])) == (Verdict.MEASURED, None)
+
+
+def test_a_record_says_which_side_of_a_comparison_it_was() -> None:
+    own = a_plan(Probe(backend="cpu", available=True))
+    for planned, side in ((own, None), (replace(own, side="B"), "B")):
+        assert recording.record_of(planned, "session", [a_launch()], None, {}).side == side
+
+
+def test_a_launch_on_a_slower_processor_makes_the_row_noisy() -> None:
+    def paced(least_us: float) -> Launch:
+        (launch,) = launches([HELD])
+        clocks = Clocks(source=None, calculation_us_min=least_us, calculation_us_max=200.0)
+        return launch.model_copy(update={"clocks": clocks})
+
+    assert recording.judge([paced(90.0), paced(92.0)]) == (Verdict.MEASURED, None)
+    verdict, reason = recording.judge([paced(90.0), paced(92.0), paced(150.0)])
+    assert verdict is Verdict.NOISY
+    assert reason is not None
+    assert reason.startswith("1 of 3 launches: a fixed calculation took at least 150 us")

@@ -6,9 +6,12 @@ Nothing is started: each side is a thread that waits and works as a rank would.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +21,7 @@ from bench.results.record import Keys, Launch, Outcome, Phase
 from bench.run.ending import End
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned
-from bench.run.turns import ByTurns, OneAfterTheOther, possible
+from bench.run.turns import ByTurns, OneAfterTheOther, Played, Result, possible
 from bench.worker.job import Event
 from tests.builders import a_case, launches_of
 
@@ -41,15 +44,21 @@ def a_plan(name: str, backend: str = "cpu", **knobs: object) -> Planned:
     )
 
 
-def an_order(name: str) -> Order:
-    return Order(a_plan(name), 0, 7, "session", 0, timeout_s=100.0, cache="none")
+def an_order(name: str, **knobs: object) -> Order:
+    return Order(a_plan(name, **knobs), 0, 7, "session", 0, timeout_s=100.0, cache="none")
 
 
 class Rank:
-    """Plays a launch: warms up, takes so many turns, and ends; notes when it computes."""
+    """Plays a launch: warms up, takes so many turns, and ends; notes when it computes.
 
-    def __init__(self, windows: dict[str, int]) -> None:
+    Args:
+        windows: How many, by side.
+        computes_s: How long one takes, by side.
+    """
+
+    def __init__(self, windows: dict[str, int], computes_s: dict[str, float] | None = None) -> None:
         self.log: list[str] = []
+        self._computes_s = computes_s or {}
         self.computing = 0
         self.most_computing = 0
         self._windows = windows
@@ -61,9 +70,11 @@ class Rank:
         name = order.planned.case.case
         self._wait(order, on_event, stop, "warm_up")
         self._compute(f"{name} warms up")
-        for _ in range(self._windows[name]):
+        for done in range(self._windows[name]):
             self._wait(order, on_event, stop, "window")
             self._compute(name)
+            told = {"done": done + 1, "total": self._windows[name]}
+            on_event(Event(rank=0, phase=Phase.MEASURE, **told))
         self._wait(order, on_event, stop, "end")
         self._compute(f"{name} ends")
         (launch,) = launches_of(100.0)
@@ -73,7 +84,7 @@ class Rank:
         with self._lock:
             self.computing += 1
             self.most_computing = max(self.most_computing, self.computing)
-        time.sleep(0.002)
+        time.sleep(self._computes_s.get(what, 0.002))
         with self._lock:
             self.computing -= 1
             self.log.append(what)
@@ -92,7 +103,8 @@ class Rank:
             if stop():
                 raise Interrupted(Phase.MEASURE)
             try:
-                assert os.read(order.turn, 1) == b"."
+                ranks = order.planned.case.knobs.processes
+                assert os.read(order.turn, 100) == b"." * ranks
             except BlockingIOError:
                 time.sleep(0.001)
             else:
@@ -122,12 +134,16 @@ def _no_thread_and_no_descriptor_is_left() -> Iterator[None]:
     assert THIS.num_fds() == files
 
 
+def results_of(played: tuple[Played, Played]) -> tuple[Result, Result]:
+    return played[0].result, played[1].result
+
+
 class TestByTurns:
     def test_windows_alternate_and_who_begins_alternates_too(self) -> None:
         rank, noted = Rank({"A": 4, "B": 4}), Noted()
         first, second = ByTurns(rank)(an_order("A"), an_order("B"), noted, NEVER)
-        assert isinstance(first, Launch)
-        assert isinstance(second, Launch)
+        assert isinstance(first.result, Launch)
+        assert isinstance(second.result, Launch)
         assert rank.log[:2] == ["A warms up", "B warms up"]
         assert "".join(rank.log[2:10]) == "BAABBAAB"
         assert rank.log[10:] == ["A ends", "B ends"]
@@ -138,20 +154,48 @@ class TestByTurns:
         ByTurns(rank)(an_order("A"), an_order("B"), Noted(), NEVER)
         assert rank.most_computing == 1
 
-    def test_a_side_with_more_windows_goes_on_alone_and_the_other_waits_to_end(self) -> None:
-        rank = Rank({"A": 1, "B": 4})
+    @pytest.mark.parametrize(("a", "b"), [(6, 12), (12, 6), (3, 10), (1, 4)])
+    def test_neither_is_ever_a_window_further_than_its_share(self, a: int, b: int) -> None:
+        rank = Rank({"A": a, "B": b})
         ByTurns(rank)(an_order("A"), an_order("B"), Noted(), NEVER)
-        assert rank.log == [
-            *("A warms up", "B warms up", "B", "A", "B", "B", "B"),
-            *("A ends", "B ends"),
-        ]
+        windows = "".join(rank.log[2:-2])
+        assert (windows.count("A"), windows.count("B")) == (a, b)
+        for end in range(len(windows)):
+            done_a, done_b = windows[:end].count("A") / a, windows[:end].count("B") / b
+            assert abs(done_a - done_b) <= 1 / min(a, b)
+        assert rank.log[-2:] == ["A ends", "B ends"]
+
+    def test_every_rank_of_a_side_is_given_the_turn(self) -> None:
+        rank = Rank({"A": 2, "B": 2})
+        orders = an_order("A", processes=2), an_order("B", processes=3)
+        ByTurns(rank)(*orders, Noted(), NEVER)
+        assert rank.log[-2:] == ["A ends", "B ends"]
 
     def test_the_watcher_hears_of_both_on_the_calling_thread(self) -> None:
         noted = Noted()
         ByTurns(Rank({"A": 2, "B": 2}))(an_order("A"), an_order("B"), noted, NEVER)
         assert noted.threads == {threading.current_thread()}
 
-    def test_each_may_take_as_long_as_both_together(self) -> None:
+    def test_what_it_waits_for_the_other_is_not_its_own_time(self) -> None:
+        rank = Rank({"A": 5, "B": 5}, {"B": 0.05})
+        a, b = ByTurns(rank)(an_order("A"), an_order("B"), Noted(), NEVER)
+        assert b.seconds >= 0.25
+        assert a.seconds < 0.2
+
+    def test_what_a_rank_uses_while_it_rests_is_a_share_of_the_cpus(self) -> None:
+        rank = Rank({"A": 5, "B": 5}, {"B": 0.05})
+
+        def spinning(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]):  # type: ignore[no-untyped-def]
+            result = rank(order, on_event, stop)
+            if order.planned.case.case == "A":
+                on_event(Event(rank=0, phase=Phase.MEASURE, rested_cpu_s=1000.0))
+            return result
+
+        a, b = ByTurns(spinning)(an_order("A"), an_order("B"), Noted(), NEVER)
+        assert a.resting_share > 1
+        assert b.resting_share == 0
+
+    def test_each_has_its_own_timeout(self) -> None:
         seen: list[float] = []
 
         def runner(order: Order, *_: object) -> End:
@@ -159,7 +203,15 @@ class TestByTurns:
             return CRASHED
 
         ByTurns(runner)(an_order("A"), an_order("B"), Noted(), NEVER)
-        assert seen == [200.0, 200.0]
+        assert seen == [100.0, 100.0]
+
+    def test_a_side_that_finds_no_memory_is_told_that_it_can_have_it_alone(self) -> None:
+        full = End(Outcome.OOM, Phase.BUILD, "out of memory", remedy="lower batch_size")
+        _, b = ByTurns(lambda *_: full)(an_order("A"), an_order("B"), Noted(), NEVER)
+        assert isinstance(b.result, End)
+        assert b.result.remedy == (
+            "use --one-at-a-time, since both sides are in memory at once; or lower batch_size"
+        )
 
     @pytest.mark.parametrize("bad", ["A", "B"])
     def test_a_side_that_fails_ends_the_other(self, bad: str) -> None:
@@ -169,7 +221,7 @@ class TestByTurns:
             return CRASHED if order.planned.case.case == bad else rank(order, on_event, stop)
 
         noted = Noted()
-        results = ByTurns(runner)(an_order("A"), an_order("B"), noted, NEVER)
+        results = results_of(ByTurns(runner)(an_order("A"), an_order("B"), noted, NEVER))
         assert results == ((CRASHED, None) if bad == "A" else (None, CRASHED))
         assert noted.started_ == ["A", "B"]
         assert rank.log == []
@@ -186,7 +238,7 @@ class TestByTurns:
                 time.sleep(0.001)
             return CRASHED
 
-        results = ByTurns(runner)(an_order("A"), an_order("B"), Noted(), NEVER)
+        results = results_of(ByTurns(runner)(an_order("A"), an_order("B"), Noted(), NEVER))
         assert results == (CRASHED, None)
 
     def test_an_interrupt_ends_both(self) -> None:
@@ -203,6 +255,34 @@ class TestByTurns:
             ByTurns(runner)(an_order("A"), an_order("B"), Noted(), NEVER)
 
 
+RANK = f"""\
+#!{sys.executable} -S
+import os, time
+time.sleep(HANGS_S)
+event = b'{{"rank": 0, "phase": "build", "waiting": "warm_up"}}\\n'
+os.write(int(os.environ["BENCH_EVENTS_FD"]), event)
+os.read(int(os.environ["BENCH_TURN_FD"]), 1)
+"""
+"""An interpreter whose ranks wait for their first turn, or hang before."""
+
+
+def test_a_side_that_hangs_does_not_use_up_the_time_of_the_one_that_waits(
+    tmp_path: Path,
+) -> None:
+    orders = []
+    for name, hangs_s in (("A", "0"), ("B", "1000")):
+        python = tmp_path / name
+        python.write_text(RANK.replace("HANGS_S", hangs_s), encoding="utf-8")
+        python.chmod(0o755)
+        planned = replace(a_plan(name), interpreter=str(python))
+        orders.append(replace(an_order(name), planned=planned, timeout_s=2.0))
+    a, b = ByTurns()(orders[0], orders[1], Noted(), NEVER)
+    assert a.result is None
+    assert isinstance(b.result, End)
+    assert b.result.outcome is Outcome.TIMEOUT
+    assert a.seconds < 2.0 <= b.seconds
+
+
 class TestOneAfterTheOther:
     def test_the_second_starts_when_the_first_has_ended(self) -> None:
         log: list[str] = []
@@ -214,14 +294,24 @@ class TestOneAfterTheOther:
 
         noted = Noted()
         results = OneAfterTheOther(runner)(an_order("B"), an_order("A"), noted, NEVER)
-        assert all(isinstance(result, Launch) for result in results)
+        assert all(isinstance(played.result, Launch) for played in results)
         assert (noted.started_, log) == (["B", "A"], ["B ends", "A ends"])
 
     def test_after_a_first_that_failed_the_second_is_not_started(self) -> None:
         noted = Noted()
-        results = OneAfterTheOther(lambda *_: CRASHED)(an_order("A"), an_order("B"), noted, NEVER)
+        alone = OneAfterTheOther(lambda *_: CRASHED)
+        results = results_of(alone(an_order("A"), an_order("B"), noted, NEVER))
         assert results == (CRASHED, None)
         assert noted.started_ == ["A"]
+
+    def test_each_is_charged_its_own_time(self) -> None:
+        def runner(order: Order, *_: object) -> Launch:
+            time.sleep(0.1 if order.planned.case.case == "A" else 0.0)
+            return launches_of(1.0)[0]
+
+        a, b = OneAfterTheOther(runner)(an_order("A"), an_order("B"), Noted(), NEVER)
+        assert a.seconds >= 0.1
+        assert b.seconds < 0.1
 
 
 class TestPossible:

@@ -128,8 +128,27 @@ def test_every_field_of_the_protocol_changes_the_fingerprint(field: str) -> None
         field, getattr(Measure(), field)
     )
     other = other if field in ("diagnostics", "health", "precision_target") else other + 1
-    changed = Measure.model_validate({field: other})
-    assert fingerprint(Knobs(), Measure()) != fingerprint(Knobs(), changed)
+    # A limit on the launches acts where there is a precision to reach.
+    around = {"precision_target": 2.0} if field == "max_launches" else {}
+    before, changed = (Measure.model_validate(around | more) for more in ({}, {field: other}))
+    assert fingerprint(Knobs(), before) != fingerprint(Knobs(), changed)
+
+
+@pytest.mark.parametrize(
+    ("task", "around", "idle"),
+    [
+        ("train", {}, {"max_launches": 50}),
+        ("train", {"health": False}, {"health_steps": 20}),
+        ("infer", {}, {"health_steps": 20}),
+        ("infer", {}, {"health": False}),
+    ],
+)
+def test_what_cannot_act_keeps_the_fingerprint(
+    task: str, around: dict[str, Any], idle: dict[str, Any]
+) -> None:
+    knobs = Knobs.model_validate({"task": task})
+    before, after = (Measure.model_validate(around | more) for more in ({}, idle))
+    assert fingerprint(knobs, before) == fingerprint(knobs, after)
 
 
 def test_a_default_and_the_same_value_written_out_are_one_work() -> None:

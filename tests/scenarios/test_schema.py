@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench.scenarios.schema import Knobs, Measure, Scenario
+from bench.scenarios.schema import DataKnobs, Knobs, LoaderKnobs, Measure, Scenario
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,28 @@ def test_a_combination_that_means_nothing_is_refused(knobs: dict[str, Any], part
     ("measure", "part"),
     [
         ({"precision_target": 2.0, "launches": 2}, "at least 3 launches"),
-        ({"launches": 31}, "max_launches is below launches"),
+        ({"precision_target": 2.0, "launches": 31}, "max_launches is below launches"),
     ],
 )
 def test_a_protocol_that_cannot_work_is_refused(measure: dict[str, Any], part: str) -> None:
     with pytest.raises(ValidationError, match=part):
         Measure.model_validate(measure)
+
+
+def test_a_limit_on_launches_binds_only_where_a_precision_is_to_be_reached() -> None:
+    assert Measure(launches=31).launches == 31
+
+
+def test_a_given_pool_keeps_its_size_and_a_null_one_outgrows_a_graph() -> None:
+    loader = {"batches_per_execution": 16}
+    null = {"data": {"source": "device"}, "loader": loader}
+    given = {"data": {"source": "device", "pool": 3}, "loader": loader}
+    cached = {"data": {"source": "cached"}, "loader": loader}
+    assert [Knobs.model_validate(k).data.pool for k in (null, given, cached)] == [17, 3, 8]
+    assert Knobs.model_validate(null).model_dump(exclude_unset=True) == null
+    ready_made = DataKnobs(source="device")
+    assert Knobs(data=ready_made, loader=LoaderKnobs(batches_per_execution=16)).data.pool == 17
+    assert ready_made.pool == 8
 
 
 def test_defaults_follow_the_task_the_processes_and_the_compiler() -> None:

@@ -147,6 +147,31 @@ def test_a_compilation_that_never_happened_is_not_taken_for_one(tmp_path: Path) 
     assert "compile: asked inductor, ran none" in evidence
 
 
+MODES = ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mode_of_the_compiler_is_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Wrapped only: compiling for real would tell no more about the mode."""
+    _, device, built = run(tmp_path, {})
+    monkeypatch.setitem(torch._dynamo.utils.counters["frames"], "ok", 1)
+    eager = built.step.module
+    wanted = a_case({"compile": "inductor", "compile_mode": mode}).knobs
+    built.step.module = device.compile(eager, wanted)
+    ran = found(wanted, device, built)
+    assert (ran["compile"], ran["compile_mode"]) == ("inductor", mode)
+    assert judged(wanted, ran, built)[0] is CheckResult.PASS
+
+    other = MODES[MODES.index(mode) - 1]
+    substitute = a_case({"compile": "inductor", "compile_mode": other}).knobs
+    built.step.module = device.compile(eager, substitute)
+    result, evidence = judged(wanted, found(wanted, device, built), built)
+    assert result is CheckResult.FAIL
+    assert evidence == f"compile_mode: asked {mode}, ran {other}"
+
+
 def test_a_wrapper_that_dynamo_gave_up_on_does_not_count_as_compiled(tmp_path: Path) -> None:
     _, device, built = run(tmp_path, {})
     torch._dynamo.reset()

@@ -26,6 +26,7 @@ from bench.worker.events import Events
 from bench.workload.data import Batch
 from tests.audit.honest import FAIL, HONEST, NA, PASS
 from tests.worker.a_job import a_case, a_job
+from tests.workload.test_rounding import Coarse
 
 pytestmark = pytest.mark.torch
 
@@ -272,6 +273,31 @@ def test_compiled_code_that_dispatches_no_product_is_traced_anew(tmp_path: Path)
     assert found.matmul_types == {"bf16": FORWARD + BACKWARD}
     assert found.matmul_source == "the traced graph"
     assert set(results(knobs, found).values()) == {PASS}
+
+
+@pytest.mark.parametrize(("bits", "rounds_to"), [(23, "fp32"), (10, "tf32")])
+def test_a_compiler_that_drops_bits_is_seen_in_the_product_alone(
+    tmp_path: Path, bits: int, rounds_to: str
+) -> None:
+    torch._dynamo.reset()
+
+    def compiler(graph: torch.fx.GraphModule, _inputs: Any) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            with Coarse(bits):
+                return graph(*arguments)
+
+        return run
+
+    class Compiled(CpuDevice):
+        def compile(self, module: torch.nn.Module, knobs: Knobs) -> torch.nn.Module:
+            compiled: Any = torch.compile(module, backend=compiler)
+            return compiled
+
+    knobs, found = looked(tmp_path, device=Compiled(1), compile="inductor")
+    assert found.matmul_types == {"fp32": FORWARD + BACKWARD}
+    assert found.matmul_format == rounds_to
+    expected = PASS if rounds_to == "fp32" else FAIL
+    assert results(knobs, found)["precision_ran"] is expected
 
 
 def launch_of(folder: Path, *, diagnose: bool, index: int = 0, **settings: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import timeit
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import timm
 import torch
 
-from bench.backends import cpu
+from bench.backends import cpu, host_clocks
 from bench.backends.base import ClockRates, EnergyCount, World
 from bench.backends.cpu import CpuDevice
 from bench.results.record import CheckResult, Launch, Verdict
@@ -143,6 +144,27 @@ def test_a_clock_that_falls_half_way_makes_the_row_noisy(
     assert result is CheckResult.FAIL
     assert evidence.startswith("the clock fell from 3000 to 2000 MHz")
     assert check(launch, "windows_steady")[0] is CheckResult.NOT_APPLICABLE
+
+
+def test_a_neighbour_on_the_core_makes_the_row_noisy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = itertools.count()
+    monkeypatch.setattr(host_clocks, "calculation_us", lambda: 90.0 if next(reads) % 3 else 150.0)
+    launch = launched(tmp_path)
+    assert launch.clocks is not None
+    assert (launch.clocks.calculation_us_min, launch.clocks.calculation_us_max) == (90.0, 150.0)
+    result, evidence = check(launch, "clocks_held")
+    assert result is CheckResult.FAIL
+    assert "a fixed calculation that took 90 us at the usual speed took up to 150 us" in evidence
+    assert check(launch, "windows_steady")[0] is CheckResult.NOT_APPLICABLE
+
+
+def test_an_even_pace_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_clocks, "calculation_us", lambda: 90.0)
+    result, evidence = check(launched(tmp_path), "clocks_held")
+    assert result is CheckResult.PASS
+    assert evidence.endswith("a fixed calculation took 90 to 90 us")
 
 
 def test_a_reading_takes_less_than_two_milliseconds() -> None:

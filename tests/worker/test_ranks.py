@@ -1,4 +1,4 @@
-"""Two ranks of one launch: they start from the same weights and train on different samples."""
+"""Two ranks of one launch: same weights, different samples, and the gradients of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ rank(sys.argv[1])
 def rank(folder: str) -> None:
     """Build the work as one of two ranks, and print what it starts from and is fed."""
     from bench.backends.cpu import CpuDevice
-    from bench.worker import building, peers
+    from bench.measure.alignment import Alignment
+    from bench.worker import building, inspection, peers
     from bench.worker.job import world_from_environment
     from tests.worker.a_job import a_case, a_job
 
@@ -38,6 +39,17 @@ def rank(folder: str) -> None:
     images, _labels = next(built.step.batches)
     weights = torch.cat([p.detach().flatten() for p in built.model.parameters()])
     together = peers.DistPeers(world, device)
+
+    def kept() -> float | None:
+        feed = built.step.batches
+        return inspection.run(case.knobs, built, device, Alignment(), feed).gradient_kept
+
+    def clipped(optimizer: torch.optim.Optimizer) -> None:
+        torch.nn.utils.clip_grad_norm_(built.model.parameters(), 1.0)
+        optimizer.step()
+
+    untouched = kept()
+    device.step_optimizer = clipped  # type: ignore[method-assign]
     found: dict[str, Any] = {
         "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
         "images": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
@@ -46,6 +58,8 @@ def rank(folder: str) -> None:
         "any": together.any(world.rank == 1),
         "none": together.any(False),
         "gathered": together.gather(world.rank),
+        "untouched": untouched,
+        "clipped": kept(),
     }
     print(json.dumps(found))
 
@@ -87,3 +101,10 @@ def test_ranks_agree_and_only_the_first_gathers(ranks: list[dict[str, Any]]) -> 
     assert [r["any"] for r in ranks] == [True, True]
     assert [r["none"] for r in ranks] == [False, False]
     assert [r["gathered"] for r in ranks] == [[0, 1], None]
+
+
+def test_averaged_gradients_are_compared_with_what_the_optimizer_gets(
+    ranks: list[dict[str, Any]],
+) -> None:
+    assert [r["untouched"] for r in ranks] == [1.0, 1.0]
+    assert [r["clipped"] < 0.01 for r in ranks] == [True, True]

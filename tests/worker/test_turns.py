@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import orjson
 import pytest
 
 from bench.measure.target import ALONE
+from bench.measure.turns import UNDIVIDED, Undivided
 from bench.results.record import Phase
 from bench.worker.events import Events
 from bench.worker.job import EVENTS_VARIABLE, TURN_VARIABLE
-from bench.worker.turns import Alone, Turn, TurnsEnded, of_job
+from bench.worker.turns import Turn, TurnsEnded, of_job
 from tests.worker.a_job import a_job
 
 
@@ -52,7 +54,7 @@ def turns_of(parent: Parent, tmp_path: Path, rank: int = 0) -> Turn:
     events = Events(rank)
     events.phase = Phase.MEASURE
     job = a_job(tmp_path).model_copy(update={"in_turns": True})
-    turn = of_job(job, events, ALONE, rank)
+    turn = of_job(job, events, ALONE)
     assert isinstance(turn, Turn)
     return turn
 
@@ -63,10 +65,10 @@ def test_it_says_that_it_waits_goes_on_when_told_and_says_that_it_is_back(
     turn = turns_of(parent, tmp_path)
     os.write(parent.says, b".")
     assert turn.wait()
-    assert parent.heard() == [
-        {"rank": 0, "phase": "measure", "waiting": "window"},
-        {"rank": 0, "phase": "measure"},
-    ]
+    waiting, back = parent.heard()
+    assert waiting == {"rank": 0, "phase": "measure", "waiting": "window"}
+    assert 0 <= float(str(back.pop("rested_cpu_s"))) < 1
+    assert back == {"rank": 0, "phase": "measure"}
 
 
 def test_the_beginning_is_announced_as_such(parent: Parent, tmp_path: Path) -> None:
@@ -101,32 +103,54 @@ def test_a_parent_that_has_gone_ends_it(parent: Parent, tmp_path: Path) -> None:
         turn.wait()
 
 
-def test_other_ranks_wait_for_rank_0_and_say_nothing(parent: Parent, tmp_path: Path) -> None:
-    class Peers:
-        barriers = 0
+class Two:
+    """Two ranks that meet at barriers."""
 
-        def any(self, flag: bool) -> bool:
-            return flag
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2)
 
-        def most(self, value: float) -> float:
-            return value
+    def any(self, flag: bool) -> bool:
+        return flag
 
-        def barrier(self) -> None:
-            self.barriers += 1
+    def most(self, value: float) -> float:
+        return value
 
-    peers = Peers()
-    job = a_job(tmp_path).model_copy(update={"in_turns": True})
-    turn = of_job(job, Events(1), peers, 1)
-    turn.wait_to_begin()
-    assert turn.wait()
-    turn.wait_for_the_end()
-    assert peers.barriers == 3
-    assert parent.heard() == []
+    def barrier(self) -> None:
+        self._both.wait(5)
+
+
+def test_every_rank_says_that_it_waits_and_is_told(parent: Parent, tmp_path: Path) -> None:
+    peers, job = Two(), a_job(tmp_path).model_copy(update={"in_turns": True})
+    turns = [of_job(job, Events(rank), peers) for rank in (0, 1)]
+
+    def take_two(turn: Turn | Undivided) -> None:
+        turn.wait_to_begin()
+        turn.wait()
+
+    threads = [threading.Thread(target=take_two, args=(turn,)) for turn in turns]
+    for thread in threads:
+        thread.start()
+    told: list[tuple[object, object]] = []
+    for expected in (2, 6):
+        while len(told) < expected:
+            told += [(event["rank"], event.get("waiting")) for event in parent.heard()]
+            time.sleep(0.001)
+        os.write(parent.says, b"..")
+    for thread in threads:
+        thread.join(5)
+    told += [(event["rank"], event.get("waiting")) for event in parent.heard()]
+    for rank in (0, 1):
+        assert [waiting for who, waiting in told if who == rank] == [
+            "warm_up",
+            None,
+            "window",
+            None,
+        ]
 
 
 def test_a_launch_on_its_own_takes_no_turns(parent: Parent, tmp_path: Path) -> None:
-    alone = of_job(a_job(tmp_path), Events(0), ALONE, 0)
-    assert isinstance(alone, Alone)
+    alone = of_job(a_job(tmp_path), Events(0), ALONE)
+    assert alone is UNDIVIDED
     alone.wait_to_begin()
     assert not alone.wait()
     alone.wait_for_the_end()

@@ -116,6 +116,14 @@ def test_workers_prefetch_as_asked() -> None:
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (1, 5, True)
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("source", ["random", "cached", "jpeg"])
+def test_host_batches_are_page_locked_as_asked(source: str, pinned: bool) -> None:
+    settings: dict[str, Any] = {"images": 1} if source == "jpeg" else {}
+    wanted = knobs(source, pin_memory=pinned, **settings)
+    assert data.loader(wanted, SIZE, 0).pin_memory is pinned
+
+
 def test_the_corpus_is_real_jpeg_of_a_photographs_size() -> None:
     [encoded] = data.generate_corpus(1, seed=0)
     with Image.open(io.BytesIO(encoded)) as image:
@@ -156,18 +164,24 @@ def test_resident_batches_have_the_type_that_the_model_takes(precision: str, dty
     assert batches[0][0].data_ptr() == batches[2][0].data_ptr()
 
 
-def test_the_resident_pool_holds_more_batches_than_one_graph() -> None:
+@pytest.mark.parametrize(
+    ("pool", "per_graph", "held"), [(None, 4, 8), (None, 10, 11), (5, 4, 5), (2, 1, 2), (12, 9, 12)]
+)
+def test_the_resident_pool_is_as_large_as_its_knob_says_and_null_exceeds_a_graph(
+    pool: int | None, per_graph: int, held: int
+) -> None:
     wanted = Knobs.model_validate(
         {
             "batch_size": 1,
-            "data": {"source": "device", "pool": 2},
-            "loader": {"batches_per_execution": 4},
+            "data": {"source": "device", "pool": pool},
+            "loader": {"batches_per_execution": per_graph},
         }
     )
+    assert wanted.data.pool == held
     resident = data.resident(wanted, 4, 0, torch.device("cpu"))
-    addresses = [images.data_ptr() for images, _ in itertools.islice(resident, 6)]
-    assert len(set(addresses[:5])) == 5
-    assert addresses[5] == addresses[0]
+    addresses = [images.data_ptr() for images, _ in itertools.islice(resident, held + 1)]
+    assert len(set(addresses)) == held
+    assert addresses[held] == addresses[0]
 
 
 @pytest.mark.parametrize("name", ["absent", "empty"])

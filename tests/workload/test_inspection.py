@@ -72,12 +72,12 @@ class TestBatches:
         assert dispatched(lambda: next(watched)) == {}
 
 
-def watched(optimizer: torch.optim.Optimizer) -> WatchedGradients:
-    return WatchedGradients(optimizer, left=inspection.enlarged, given=inspection.norm)
+def watched(step: TrainStep) -> WatchedGradients:
+    return WatchedGradients(step, left=inspection.enlarged, given=inspection.norm)
 
 
 def watched_updates(step: TrainStep, micro_batches: int = 1) -> list[tuple[list[Any], list[Any]]]:
-    with watched(step.optimizer) as found:
+    with watched(step) as found:
         step.advance(micro_batches)
     return found.updates
 
@@ -156,10 +156,11 @@ class TestGradients:
 
     def test_the_hooks_are_gone_afterwards(self) -> None:
         step = plain_step()
-        with watched(step.optimizer) as found:
+        with watched(step) as found:
             step.advance(1)
         step.advance(5)
         assert len(found.updates) == 1
+        assert step.before_update is None
 
     def test_a_bound_far_above_the_gradients_of_a_model_that_has_learned_shows(self) -> None:
         """As after the windows: the loss is nearly zero, and clipping to 1 does nothing to it."""

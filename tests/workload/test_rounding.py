@@ -19,13 +19,17 @@ CPU = torch.device("cpu")
 EPSILON = {"fp32": 2.0**-23, "tf32": 2.0**-10, "fp16": 2.0**-10, "bf16": 2.0**-7}
 
 
+def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    return module
+
+
 def found(
     context: Callable[[], Any] = contextlib.nullcontext,
     dtype: torch.dtype = torch.float32,
     *,
     convolution: bool = True,
 ) -> Rounding:
-    return rounding.of_products(CPU, context, dtype, convolution=convolution)
+    return rounding.of_products(CPU, context, dtype, uncompiled, convolution=convolution)
 
 
 class Coarse(TorchDispatchMode):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.backends.cpu import CpuDevice
+from bench.workload import optimizers
 from bench.workload.step import MovedParameters, TimedBatches
 from tests.workload.build import Flat, Recorder, batch, infer_step, knobs, train_step
 
@@ -161,6 +162,18 @@ def test_parameters_move_under_the_step_and_not_under_a_rate_too_small_to_show()
         moved = MovedParameters(module)
         train_step(module, [batch()], knobs(optimizer="sgd", learning_rate=rate)).advance(1)
         assert moved.share() == share
+
+
+def test_what_is_frozen_later_or_left_out_of_the_optimizer_is_named() -> None:
+    module = torch.nn.Sequential(Flat(), torch.nn.Linear(5, 5), torch.nn.Linear(5, 5))
+    module[1].requires_grad_(False)
+    moved = MovedParameters(module)
+    optimizer = optimizers.build(knobs(), module.parameters())
+    assert moved.untrained(optimizer) == []
+    module[0].head.bias.requires_grad_(False)
+    assert moved.untrained(optimizer) == ["0.head.bias"]
+    optimizer = optimizers.build(knobs(), module[2].parameters())
+    assert moved.untrained(optimizer) == ["0.head.bias", "0.head.weight"]
 
 
 def test_a_module_without_trainable_parameters_has_moved_none() -> None:

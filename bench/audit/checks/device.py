@@ -23,8 +23,8 @@ def executions_counted(evidence: Evidence) -> Finding:
 
 def no_fallbacks(evidence: Evidence) -> Finding:
     """No operator ran on the host in place of the device."""
-    if evidence.executions is None:
-        return NA, "the device has no other device to fall back on"
+    if evidence.fallbacks is None:
+        return NA, "the device counts no operators that fall back on another"
     if evidence.fallbacks:
         found = ", ".join(f"{name} x{count}" for name, count in sorted(evidence.fallbacks.items()))
         return FAIL, f"operators that ran on the host: {found}"

@@ -8,18 +8,24 @@ from bench.audit.evidence import Evidence
 from bench.audit.finding import FAIL, NA, PASS, Finding
 
 _MOVED_SHARE = 0.5
+_NAMED = 3
 
 
 def parameters_moved(evidence: Evidence) -> Finding:
     """Training changed the weights.
 
-    An optimizer that is never called, or frozen parameters, make a fast step. At least half of the
-    trainable tensors must differ from their first values. (Not all: in pure bfloat16 an update far
-    smaller than its weight is rounded away, which the training health shows.)
+    An optimizer that is never called, or frozen parameters, make a fast step. Every parameter that
+    was trainable when the model was built must still be, and the optimizer must hold it. At least
+    half of these tensors must differ from their first values. (Not all: in pure bfloat16 an update
+    far smaller than its weight is rounded away, which the training health shows.)
     """
     if evidence.moved_share is None:
         return NA, "inference trains nothing"
     text = f"{evidence.moved_share:.0%} of the trainable tensors moved"
+    if lost := evidence.untrained:
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        named = ", ".join(lost[:_NAMED])
+        return FAIL, f"{text}; frozen after the build, or not in the optimizer: {named}{more}"
     return (PASS if evidence.moved_share >= _MOVED_SHARE else FAIL), text
 
 
