@@ -83,6 +83,10 @@ class Counters:
     executions: int | None = None
     fallbacks: Mapping[str, int] | None = None
     """Operators that ran on the host in place of the device, by name."""
+    graph_breaks: Mapping[str, int] | None = None
+    """Where torch.compile gave back to Python, by reason; null: it is not asked."""
+    graphs_skipped: int | None = None
+    """CUDA graphs that the compiler was asked for and did not make; null as above."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,14 @@ class Device(ABC):
         Batches for which `knobs.data.source` is `device` lie there already.
         """
 
-    @abstractmethod
     def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the forward pass for `knobs.precision`."""
+        """Return the context of the forward pass: autocast for amp-bf16 and amp-fp16."""
+        import torch
+
+        types = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+        if knobs.precision not in types:
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=types[knobs.precision])
 
     @abstractmethod
     def counters(self) -> Counters:
@@ -172,12 +181,14 @@ class Device(ABC):
         """Make activation checkpointing work on this device while models are built and run."""
         yield
 
-    def keep(self, output: torch.Tensor) -> None:  # noqa: B027 - most devices compute at once
-        """Hold a result that nothing else depends on until the device has been told to compute it.
+    def keep(self, output: torch.Tensor) -> torch.Tensor:
+        """Return a result that nothing else depends on, so that it is computed and stays readable.
 
-        A device that builds graphs lazily drops what nobody holds when the graph is cut: the step
-        calls this with every output of inference, or all but the last are never computed.
+        The step calls this with every output of inference. A device that builds graphs lazily drops
+        what nobody holds when the graph is cut, so that all but the last would never be computed;
+        one that replays graphs writes the next output over the last.
         """
+        return output
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply one update."""
@@ -196,6 +207,20 @@ class Device(ABC):
     def memory_bytes(self) -> int | None:
         """Return the device's memory in use by this process now; null: it is not told."""
         return None
+
+    def disturbances(self) -> list[str]:
+        """Return who else uses the device now, with what helps; empty: nobody, or it is not told.
+
+        Called before the windows and after them: it makes a row noisy.
+        """
+        return []
+
+    def float32_format(self) -> str | None:
+        """Return the format to which the settings let products of float32 be rounded.
+
+        fp32 or tf32; null: several.
+        """
+        return "fp32"
 
     def energy(self) -> EnergyCount:
         """Read the device's energy counter. Takes far less than a millisecond."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -64,17 +63,14 @@ class CpuBackend(Backend):
             facts={
                 "cxx": compiler if shutil.which(compiler) else None,
                 "bf16_instructions": bf16,
+                "fp16_instructions": bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
             },
             warnings=warnings,
         )
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
-        """Keep gloo on the loopback: host names need not resolve for ranks of one machine."""
-        threads = threads_per_rank(knobs)
-        loopback = {"GLOO_SOCKET_IFNAME": "lo"} if os.path.exists("/sys/class/net/lo") else {}  # noqa: PTH110
-        return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | (
-            loopback if knobs.engine == "ddp" else {}
-        )
+        """Give each rank its threads, and keep gloo on the loopback."""
+        return host.environment(knobs)
 
     def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
         """Refuse what needs a graph, a device memory or a compiler that is not there."""
@@ -83,8 +79,8 @@ class CpuBackend(Backend):
         def refuse(knob: str, value: JsonValue, reason: str) -> None:
             found.append(Refusal(knob=knob, value=value, reason=reason))
 
-        if knobs.precision == "bf16-env":
-            refuse("precision", knobs.precision, "XLA_USE_BF16 is read by torch_xla alone")
+        if reason := _no_such_precision(knobs, probe):
+            refuse("precision", knobs.precision, reason)
         if knobs.compile == "openxla":
             refuse("compile", knobs.compile, "openxla is torch_xla's compiler")
         if knobs.compile == "inductor" and not probe.facts.get("cxx"):
@@ -113,7 +109,7 @@ class CpuBackend(Backend):
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the host's processors with this rank's share of the threads."""
-        return CpuDevice(threads_per_rank(knobs))
+        return CpuDevice(host.threads_per_rank(knobs))
 
     def two_at_once(self, knobs: Knobs, probe: Probe) -> bool:
         """Any number of processes share the processors, and one that waits uses none."""
@@ -126,11 +122,18 @@ class CpuBackend(Backend):
         return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
 
 
-def threads_per_rank(knobs: Knobs) -> int:
-    """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
-    if knobs.threads is not None:
-        return knobs.threads
-    return max(1, host.cpus_visible() // knobs.processes)
+def _no_such_precision(knobs: Knobs, probe: Probe) -> str | None:
+    """Return why the precision cannot be had here; null: it can."""
+    if knobs.precision == "bf16-env":
+        return "XLA_USE_BF16 is read by torch_xla alone"
+    if knobs.precision == "tf32":
+        return "TF32 is a format of NVIDIA's tensor cores"
+    if knobs.precision == "amp-fp16" and not probe.facts.get("fp16_instructions"):
+        return (
+            "this processor has no fp16 instructions: every product would be converted, and take "
+            "ten times as long as in fp32"
+        )
+    return None
 
 
 class CpuDevice(Device):
@@ -157,17 +160,9 @@ class CpuDevice(Device):
         """Hand out host batches as they are."""
         return iter(batches)
 
-    def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
-        """Autocast the forward pass to bfloat16 for amp-bf16."""
-        import torch
-
-        if knobs.precision == "amp-bf16":
-            return torch.autocast("cpu", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
     def counters(self) -> Counters:
         """Count compilations by dynamo; eager operators are not executions of a graph."""
-        return Counters(compiles=self._dynamo.compiles, compile_s=self._dynamo.seconds)
+        return self._dynamo.counters()
 
     def reset_peak_memory(self) -> None:
         """Begin the peak of the process's resident memory anew."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from bench.scenarios.schema import Knobs
+
 _SELF = Path("/proc/self")
 _RESET_PEAK = "5"
 """What resets VmHWM, and nothing else, when written to clear_refs (proc_pid_clear_refs(5))."""
@@ -44,6 +46,25 @@ def cpus_allowed() -> frozenset[int]:
 def cpus_visible() -> int:
     """Return how many CPUs this process may run on."""
     return len(cpus_allowed())
+
+
+def threads_per_rank(knobs: Knobs) -> int:
+    """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
+    if knobs.threads is not None:
+        return knobs.threads
+    return max(1, cpus_visible() // knobs.processes)
+
+
+def environment(knobs: Knobs) -> dict[str, str]:
+    """Return the variables that give a rank its threads, and keep gloo on the loopback.
+
+    Host names need not resolve for ranks of one machine.
+    """
+    threads = str(threads_per_rank(knobs))
+    chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if knobs.engine == "ddp" and Path("/sys/class/net/lo").exists():
+        chosen["GLOO_SOCKET_IFNAME"] = "lo"
+    return chosen
 
 
 def rss_bytes() -> int:

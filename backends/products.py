@@ -42,6 +42,31 @@ _NO_NUMBERS = frozenset({torch.bool, torch.int16, torch.int32, torch.int64})
 """They count or address something: no precision was asked for them."""
 
 
+class DispatchedAttention(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the kernels that compute attention, by name, while it is active.
+
+    Attention that torch computes by separate products is none of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kernels: Counter[str] = Counter()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Tell torch.compile not to step aside while this mode is active."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note the operator, and run it."""
+        name = func._schema.name.rpartition("::")[2]
+        if name.startswith(_ATTENTION):
+            self.kernels[name.strip("_")] += 1
+        return func(*args, **(kwargs or {}))
+
+
 class DispatchedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts matrix products and convolutions by the type of their operands, while it is active.
 

@@ -109,6 +109,15 @@ class XlaBackend(Backend):
             found.append(Refusal(knob=knob, value=value, reason=reason))
 
         on_cpu = probe.facts.get("pjrt") == "CPU"
+        if knobs.precision == "tf32":
+            refuse("precision", "tf32", "TF32 is a format of NVIDIA's tensor cores")
+        if knobs.precision == "amp-fp16":
+            refuse(
+                "precision",
+                "amp-fp16",
+                "its loss scaling reads on the host, at every update, whether a gradient "
+                "overflowed, which cuts the graph there; amp-bf16 needs no scaling",
+            )
         if knobs.compile == "inductor":
             refuse(
                 "compile", "inductor", "inductor generates no code for XLA tensors; openxla does"

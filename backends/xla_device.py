@@ -74,15 +74,10 @@ class XlaDevice(Device):
         self._feeds.append(feed)
         return feed
 
-    def keep(self, output: torch.Tensor) -> None:
+    def keep(self, output: torch.Tensor) -> torch.Tensor:
         """Hold a result until the next cut: what nobody holds by then is not in the graph."""
         self._kept.append(output)
-
-    def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
-        """Autocast the forward pass to bfloat16 for amp-bf16."""
-        if knobs.precision == "amp-bf16":
-            return torch.autocast("xla", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        return output
 
     @contextlib.contextmanager
     def checkpointing(self) -> Iterator[None]:

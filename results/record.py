@@ -203,6 +203,9 @@ class Inspection(Strict):
 
     matmul_types: dict[str, int] | None = None
     """Matrix products and convolutions of one period, by the type of their operands."""
+    attention: dict[str, int] = {}
+    """Kernels of fused attention in the same period, by name; empty: attention was computed by
+    separate products, or inside compiled code."""
     matmul_source: str | None = None
     """Where they were counted: dispatched operators, the traced graph, or the compiler's input."""
     matmul_error: float | None = None

@@ -158,9 +158,14 @@ class Knobs(Strict):
 
     batch_size: Annotated[int, TREATMENT, Field(ge=1)] = 8
     """Samples in one micro-batch on one device; never changed silently. Unit: samples."""
-    precision: Annotated[Literal["fp32", "amp-bf16", "bf16", "bf16-env"], TREATMENT] = "fp32"
-    """`amp-bf16`: fp32 weights under autocast. `bf16`: weights, gradients and inputs in bfloat16.
-    `bf16-env`: torch_xla's XLA_USE_BF16, which changes the type behind torch's back."""
+    precision: Annotated[
+        Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16", "bf16-env"], TREATMENT
+    ] = "fp32"
+    """`fp32`: products of all 24 bits, where a device could also round them. `tf32`: float32
+    numbers, whose products NVIDIA's tensor cores round to 11 bits. `amp-bf16`: fp32 weights under
+    autocast. `amp-fp16`: the same in fp16, in training with a scaled loss. `bf16`: weights,
+    gradients and inputs in bfloat16. `bf16-env`: torch_xla's XLA_USE_BF16, which changes the type
+    behind torch's back."""
     compile: Annotated[Literal["none", "inductor", "openxla"], TREATMENT] = "none"
     """The `torch.compile` backend."""
     compile_mode: Annotated[

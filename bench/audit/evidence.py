@@ -31,7 +31,8 @@ class Evidence:
     samples: int
     batch_sizes: frozenset[int]
     updates: int | None
-    """Optimizer updates over the same time, by the optimizer's own hook; null: inference."""
+    """Optimizer updates over the same time, by the optimizer's own hook, without those that a loss
+    scaler made it skip; null: inference."""
     executions: int | None
     """Graph executions inside the clean windows; null: the device does not execute graphs."""
     expected_executions: int | None
@@ -46,6 +47,12 @@ class Evidence:
     """Evidence of the all-reduce probe; null: one process."""
     asked: Mapping[str, JsonValue] = field(default_factory=dict)
     actual: Mapping[str, JsonValue] = field(default_factory=dict)
+    skipped_updates: int | None = None
+    """Asked for over the same time and skipped by the loss scaler; null: nothing skips any."""
+    graph_breaks: Mapping[str, int] | None = None
+    """Where torch.compile gave back to Python, by reason; null: it is not counted."""
+    graphs_skipped: int | None = None
+    """CUDA graphs that the compiler did not make; null: as above."""
     untrained: tuple[str, ...] = ()
     """Parameters that the model was built with as trainable, and that are frozen now or that the
     optimizer does not hold."""

@@ -88,8 +88,8 @@ def actual(
     found |= device.describe()
     if isinstance(step, TrainStep):
         found |= optimizers.describe_actual(step.optimizer)
-        updates = step.counter.updates
-        found["gradient_accumulation"] = step.micro_batches // updates if updates else None
+        asked_for = step.counter.updates + (step.skipped_updates() or 0)
+        found["gradient_accumulation"] = step.micro_batches // asked_for if asked_for else None
         # Null where the model does not tell: unknown is not what was asked for.
         told = getattr(model, _CHECKPOINTING, None)
         found["activation_checkpointing"] = None if told is None else bool(told)
@@ -109,7 +109,9 @@ def _precision(
     with device.autocast(knobs):
         square = torch.ones((8, 8), device=device.torch_device)
         product = square @ square
-    return {torch.float32: "fp32", torch.bfloat16: "amp-bf16"}.get(product.dtype)
+    if product.dtype == torch.float32:
+        return device.float32_format()
+    return {torch.bfloat16: "amp-bf16", torch.float16: "amp-fp16"}.get(product.dtype)
 
 
 def _compilation(step: Step) -> dict[str, JsonValue]:

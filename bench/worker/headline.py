@@ -33,6 +33,8 @@ class Counts:
     micro_batches: int
     samples: int
     updates: int
+    skipped_updates: int | None
+    """Null: nothing skips any."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def measure(
     reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
     monitor = NoiseMonitor(extra_pids=(os.getppid(),))
+    disturbed = device.disturbances()
     gauge = DeviceGauge(device)
     device.reset_peak_memory()
     rss_is_reset = host.reset_peak_rss()
@@ -114,6 +117,7 @@ def measure(
     )
     measure_s = time.perf_counter() - begin
     noise = monitor.between(quiet, monitor.snapshot())
+    disturbed = list(dict.fromkeys([*noise.reasons, *disturbed, *device.disturbances()]))
     peak_memory_bytes = device.peak_memory_bytes()
     now = _counts(step)
     return Headline(
@@ -123,13 +127,16 @@ def measure(
         warm=warm,
         measured=measured,
         measure_s=measure_s,
-        noise=noise,
+        noise=noise.model_copy(update={"reasons": disturbed}),
         before=before,
         after=device.counters(),
         issued=Counts(
             micro_batches=now.micro_batches - issued.micro_batches,
             samples=now.samples - issued.samples,
             updates=now.updates - issued.updates,
+            skipped_updates=None
+            if now.skipped_updates is None or issued.skipped_updates is None
+            else now.skipped_updates - issued.skipped_updates,
         ),
         peak_memory_bytes=peak_memory_bytes,
         host_peak_rss_bytes=host.peak_rss_bytes() if rss_is_reset else None,
@@ -163,9 +170,12 @@ def evidence_of(
         samples=headline.issued.samples,
         batch_sizes=frozenset(built.step.batch_sizes),
         updates=headline.issued.updates if training else None,
+        skipped_updates=headline.issued.skipped_updates,
         executions=headline.measured.executions,
         expected_executions=headline.measured.expected_executions,
         fallbacks=headline.fallbacks(),
+        graph_breaks=headline.after.graph_breaks,
+        graphs_skipped=headline.after.graphs_skipped,
         moved_share=built.moved.share() if built.moved is not None else None,
         untrained=_untrained(built),
         loss_first=headline.loss_first,
@@ -198,5 +208,7 @@ def _untrained(built: Built) -> tuple[str, ...]:
 
 
 def _counts(step: Step) -> Counts:
-    updates = step.counter.updates if isinstance(step, TrainStep) else 0
-    return Counts(step.micro_batches, step.samples, updates)
+    if not isinstance(step, TrainStep):
+        return Counts(step.micro_batches, step.samples, 0, None)
+    updates, skipped = step.counter.updates, step.skipped_updates()
+    return Counts(step.micro_batches, step.samples, updates, skipped)

@@ -8,6 +8,7 @@ builds graphs, a look that came and went would be another graph to compile.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from bench.worker.events import Events
 from bench.worker.job import Job
 from bench.worker.peers import meet
 from bench.workload.step import TrainStep
+
+_MOST_AGAIN = 16
+"""Skipped updates that are made again: the scale begins at 2**16 and is halved each time."""
 
 
 class WatchedLoss(torch.nn.Module):
@@ -52,16 +56,16 @@ class WatchedLoss(torch.nn.Module):
 
 
 class WatchedGradients:
-    """Looks at the gradients that the optimizer is given, before every update."""
+    """Looks at the gradients of an optimizer, before every update."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self) -> None:
         self.squares: list[torch.Tensor] = []
         """Sum of the squares of all elements, per update."""
         self.nonfinite: list[torch.Tensor] = []
         """Elements that are NaN or infinite, per update."""
-        optimizer.register_step_pre_hook(self._look)
 
-    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Note what it is given now; a hook of its step."""
         given = [p.grad for group in optimizer.param_groups for p in group["params"]]
         gradients = [gradient.detach() for gradient in given if gradient is not None]
         if gradients:
@@ -105,27 +109,48 @@ def watch(step: TrainStep, alignment: Alignment, updates: int, events: Events) -
     """Train a step that was not used yet on its one batch, and read what was seen.
 
     The loss after the last update comes from the micro-batch that follows it; what else the last
-    graph holds is run and not looked at.
+    graph holds is run and not looked at. An update that the loss scaling skips changes no weight
+    and is made again, at a lower scale, a few times at most.
     """
     every = alignment.gradient_accumulation
     loss = WatchedLoss(step.criterion, every)
     step.criterion = loss
-    gradients = WatchedGradients(step.optimizer)
+    gradients = WatchedGradients()
+    if step.scaling is None:
+        step.optimizer.register_step_pre_hook(gradients.look)
+    else:
+        # An optimizer is not called for an update that is skipped, and a fused one is given
+        # gradients with the scale still in them.
+        step.before_update = lambda: gradients.look(step.optimizer)
     made = step.counter.updates
     events.enter(Phase.HEALTH)
     edge = alignment.first_cut
-    while step.micro_batches < updates * every + 1:
+    while step.micro_batches < (updates + _again(step)) * every + 1:
         step.advance(edge)
         step.fence()
         edge = alignment.batches_per_execution
         events.tell(done=min(step.micro_batches // every, updates), total=updates)
-    squares, nonfinite = gradients.squares[:updates], gradients.nonfinite[:updates]
+    looked_at = _made(gradients, updates) if step.scaling is not None else range(updates)
+    losses = [loss.kept[at] for at in looked_at] + [loss.kept[looked_at[-1] + 1]]
+    squares = [gradients.squares[at] for at in looked_at if at < len(gradients.squares)]
+    nonfinite = [gradients.nonfinite[at] for at in looked_at if at < len(gradients.nonfinite)]
     return HealthRun(
-        losses=[_number(kept) for kept in loss.kept[: updates + 1]],
+        losses=[_number(kept) for kept in losses],
         gradient_norm=_root(squares[0]) if squares else None,
         nonfinite_gradients=sum(int(count.cpu()) for count in nonfinite) if nonfinite else None,
         updates=min(step.counter.updates - made, updates),
     )
+
+
+def _again(step: TrainStep) -> int:
+    """Return how many updates are made beyond those that were asked for."""
+    return min(step.skipped_updates() or 0, _MOST_AGAIN)
+
+
+def _made(gradients: WatchedGradients, updates: int) -> Sequence[int]:
+    """Return which of the updates were not skipped; the first ones, where too few were not."""
+    made = [at for at, count in enumerate(gradients.nonfinite) if int(count.cpu()) == 0]
+    return made[:updates] if len(made) >= updates else range(updates)
 
 
 def _number(tensor: torch.Tensor) -> float | None:

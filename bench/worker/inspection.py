@@ -55,6 +55,7 @@ def run(
     built.step.batches = feed
     return Inspection(
         matmul_types=types,
+        attention=dict(look.attention),
         matmul_source=source,
         matmul_error=rounded.error if math.isfinite(rounded.error) else None,
         matmul_format=rounded.format,
@@ -95,10 +96,14 @@ class _Look:
     alignment: Alignment
     skipped: list[str] = field(default_factory=list)
     """What could not be looked at, and why."""
+    attention: Counter[str] = field(default_factory=Counter)
+    """Kernels of fused attention that `products` met."""
 
     def products(self) -> tuple[dict[str, int] | None, str | None]:
         """Return the products of a period by type, and where they were counted."""
-        found = self.device.matmul_types(self._period)
+        with products.DispatchedAttention() as attention:
+            found = self.device.matmul_types(self._period)
+        self.attention = attention.kernels
         self.built.step.fence()
         if found is None:
             self.skipped.append(

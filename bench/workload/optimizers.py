@@ -62,11 +62,24 @@ class UpdateCounter:
     """Counts updates through the optimizer's own hook, apart from the loop that asks for them."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.updates = 0
+        self._calls = 0
+        self._skipped: torch.Tensor | None = None
         optimizer.register_step_post_hook(self._count)
 
-    def _count(self, *_: Any) -> None:
-        self.updates += 1
+    @property
+    def updates(self) -> int:
+        """Updates so far. Waits for the device where the optimizer skips some by itself."""
+        return self._calls - (0 if self._skipped is None else int(self._skipped.cpu()))
+
+    def _count(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._calls += 1
+        # A fused kernel is called whatever the loss scaler found, and skips the update itself. What
+        # was found stays on the device: reading it would wait for the step.
+        overflowed = getattr(optimizer, "found_inf", None)
+        if isinstance(overflowed, torch.Tensor):
+            if self._skipped is None:
+                self._skipped = torch.zeros_like(overflowed)
+            self._skipped += overflowed
 
 
 def describe_actual(optimizer: torch.optim.Optimizer) -> dict[str, JsonValue]:

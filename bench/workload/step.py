@@ -19,6 +19,7 @@ from bench.workload.data import Batch
 from bench.workload.engines import Engine
 from bench.workload.errors import BadCase
 from bench.workload.optimizers import UpdateCounter
+from bench.workload.scaling import LossScaling
 
 
 class TimedBatches:
@@ -136,8 +137,12 @@ class TrainStep(Step):
         self.optimizer = optimizer
         self.counter = UpdateCounter(optimizer)
         self.before_update: Callable[[], None] | None = None
-        """Called when backward has left all gradients, those of other ranks averaged in; null while
-        anything is timed."""
+        """Called when backward has left all gradients, those of other ranks averaged in and without
+        the scale of their loss; null while anything is timed."""
+        self.scaling: LossScaling | None = None
+        """Null: the gradients' type needs none."""
+        if knobs.precision == "amp-fp16":
+            self.scaling = LossScaling(device.torch_device.type)
         self.criterion: torch.nn.Module = torch.nn.CrossEntropyLoss()
         self._loss: torch.Tensor | None = None
         self._smallest = _smallest_parameters(module)
@@ -153,9 +158,21 @@ class TrainStep(Step):
                 continue
             self._backward(images, labels)
             if self.before_update is not None:
+                if self.scaling is not None:
+                    self.scaling.unscale(self.optimizer)
                 self.before_update()
-            self._device.step_optimizer(self.optimizer)
+            if self.scaling is None:
+                self._device.step_optimizer(self.optimizer)
+            else:
+                self.scaling.step(self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
+
+    def skipped_updates(self) -> int | None:
+        """Return the updates that the loss scaling asked for and that changed no weight.
+
+        Null: nothing scales the loss. Waits for the device.
+        """
+        return None if self.scaling is None else self.scaling.asked - self.counter.updates
 
     def output(self) -> torch.Tensor | None:
         """Return the last micro-batch's loss, a scalar on the device."""
@@ -169,7 +186,8 @@ class TrainStep(Step):
             loss = self.criterion(self.module(images), labels)
         every = self._knobs.gradient_accumulation
         # Dividing by one would still cost two operators, which no loop of one batch per update has.
-        (loss if every == 1 else loss / every).backward()
+        share = loss if every == 1 else loss / every
+        (share if self.scaling is None else self.scaling.scaled(share)).backward()
         self._loss = loss.detach()
 
 
@@ -190,8 +208,8 @@ class InferStep(Step):
                 images, _labels = self._next()
                 self._before = self._output
                 with self._device.autocast(self._knobs):
-                    self._output = self.module(images)
-                self._device.keep(self._output)
+                    output = self.module(images)
+                self._output = self._device.keep(output)
 
     def output(self) -> torch.Tensor | None:
         """Return the last output, of shape [batch, classes]."""

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from bench.audit.checks import CHECKS, audit, explain
-from bench.results.record import CheckResult
+from bench.results.record import CheckResult, Weight
 from bench.scenarios.schema import Knobs
 from tests.audit.honest import FAIL, HONEST, NA, PASS, found, knobs
 
@@ -127,6 +127,27 @@ class TestTraining:
         check = found("updates_counted", updates=updates)
         assert (check.result, check.evidence) == (FAIL, f"{updates} updates, expected 30")
 
+    def test_updates_that_the_loss_scaler_skipped_are_told(self) -> None:
+        check = found("updates_counted", updates=30, skipped_updates=0)
+        assert check.evidence == "30 updates, expected 30; 0 skipped by the loss scaler"
+        assert check.result is PASS
+
+    @pytest.mark.parametrize(
+        ("micro_batches", "skipped", "result"),
+        [(400, 2, PASS), (400, 3, FAIL), (60, 1, FAIL), (8000, 40, PASS)],
+    )
+    def test_up_to_one_in_a_hundred_skipped_updates_are_borne(
+        self, micro_batches: int, skipped: int, result: CheckResult
+    ) -> None:
+        """Two micro-batches make an update of the honest launch."""
+        made = micro_batches // 2 - skipped
+        changes = {"micro_batches": micro_batches, "updates": made, "skipped_updates": skipped}
+        assert found("updates_counted", **changes).result is result
+
+    def test_an_update_that_nobody_made_or_skipped_fails(self) -> None:
+        changes = {"micro_batches": 800, "updates": 398, "skipped_updates": 1}
+        assert found("updates_counted", **changes).result is FAIL
+
     def test_inference_neither_updates_nor_moves_nor_loses(self) -> None:
         changes = {
             "knobs": Knobs(task="infer"),
@@ -183,3 +204,26 @@ class TestCollectives:
         proof = "world 2 of 2, all-reduce of rank + 1 gives 3"
         check = found("collectives_real", knobs=two, collectives=proof)
         assert (check.result, check.evidence) == (PASS, proof)
+
+
+class TestCompiledWhole:
+    COMPILED = Knobs(compile="inductor")
+
+    def test_one_graph_passes(self) -> None:
+        check = found("compiled_whole", knobs=self.COMPILED, graph_breaks={}, graphs_skipped=0)
+        assert check.result is PASS
+
+    def test_every_break_is_told_with_its_reason_and_marks_no_number(self) -> None:
+        breaks = {"Data-dependent branching": 12}
+        check = found("compiled_whole", knobs=self.COMPILED, graph_breaks=breaks)
+        assert check.result is FAIL
+        assert check.evidence == "gave back to Python: Data-dependent branching (12)"
+        assert check.weight is Weight.REMARK
+
+    def test_a_mode_that_made_no_cuda_graph_is_told(self) -> None:
+        check = found("compiled_whole", knobs=self.COMPILED, graph_breaks={}, graphs_skipped=3)
+        assert (check.result, check.evidence) == (FAIL, "CUDA graphs that were not made: 3")
+
+    def test_it_says_nothing_where_nothing_is_compiled_or_counted(self) -> None:
+        assert found("compiled_whole", graph_breaks={"x": 1}).result is NA
+        assert found("compiled_whole", knobs=self.COMPILED).result is NA

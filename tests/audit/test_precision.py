@@ -28,7 +28,10 @@ class TestPrecision:
         ("asked", "types", "rounds_to"),
         [
             ("fp32", {"fp32": 33}, "fp32"),
+            ("tf32", {"fp32": 33}, "tf32"),
             ("amp-bf16", {"bf16": 33}, "bf16"),
+            ("amp-fp16", {"fp16": 33}, "fp16"),
+            ("amp-fp16", {"fp16": 30, "fp32": 12}, "fp16"),
             ("bf16", {"bf16": 33}, "bf16"),
             # Attention that is not fused multiplies in float32: a ViT of 2 and of 12 blocks on XLA.
             ("bf16", {"bf16": 30, "fp32": 12}, "bf16"),
@@ -55,6 +58,12 @@ class TestPrecision:
             ("amp-bf16", None, "fp32"),
             # Most of the step left out of autocast.
             ("amp-bf16", {"bf16": 16, "fp32": 17}, "bf16"),
+            # A flag that did nothing, and one that did too much.
+            ("tf32", {"fp32": 33}, "fp32"),
+            ("tf32", {"tf32": 33}, "bf16"),
+            ("amp-fp16", {"bf16": 33}, "bf16"),
+            ("amp-fp16", {"fp32": 33}, "fp32"),
+            ("amp-fp16", {"fp16": 33}, "tf32"),
             # Faster than what was asked for.
             ("fp32", {"bf16": 33}, "bf16"),
             ("fp32", {"fp32": 32, "bf16": 1}, "fp32"),

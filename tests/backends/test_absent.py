@@ -1,9 +1,10 @@
-"""Backends that are known names without an adapter: each says what is here and what to do."""
+"""Backends without their device, or without an adapter: each says what is here and what to do."""
 
 from __future__ import annotations
 
 import ctypes.util
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,14 +64,16 @@ def test_the_drivers_library_alone_counts_as_a_driver(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "library"), [("dev/nvidia0", NO_LIBRARY), ("dev/dxg", SOME_LIBRARY)]
+    ("device", "library"),
+    [("dev/nvidia0", NO_LIBRARY), ("dev/dxg", SOME_LIBRARY), ("dev/kfd", NO_LIBRARY)],
 )
-def test_with_a_gpu_cuda_says_that_the_adapter_is_missing(
-    tmp_path: Path, device: str, library: str
+def test_a_gpu_without_torch_says_what_to_install(
+    tmp_path: Path, device: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     probe = unavailable(CudaBackend(touch(tmp_path, device), library))
-    assert "this release has no CUDA adapter" in (probe.reason or "")
-    assert "--backend cpu" in (probe.remedy or "")
+    assert probe.reason == "a GPU is visible, and torch is not installed"
+    assert "accelbench[cuda]" in (probe.remedy or "")
 
 
 def test_the_control_device_of_the_driver_is_no_gpu(tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_with_the_whole_stack_neuron_says_that_the_adapter_is_missing(tmp_path: 
     assert "has no Neuron adapter" in (probe.reason or "")
 
 
-@pytest.mark.parametrize("backend", [CudaBackend(), NeuronBackend()])
+@pytest.mark.parametrize("backend", [NeuronBackend()])
 def test_nothing_is_ever_opened_there(backend: Backend) -> None:
     with pytest.raises(RuntimeError, match="never started"):
         backend.open(Knobs(), World())

@@ -270,8 +270,8 @@ def test_a_name_as_long_as_no_file_systems_is_still_unknown() -> None:
         ("data: cached", "mine.yaml: data: 'cached' must be a mapping"),
         (
             "precision: fp16",
-            "mine.yaml: precision: 'fp16' is not one of fp32, amp-bf16, bf16, bf16-env; "
-            "did you mean bf16?",
+            "mine.yaml: precision: 'fp16' is not one of fp32, tf32, amp-bf16, amp-fp16, bf16, "
+            "bf16-env; did you mean bf16?",
         ),
         (
             "data: {source: disk}",

@@ -208,7 +208,8 @@ class TestWhatIsSeen:
     def test_the_gradients_are_summed_over_all_parameters(self) -> None:
         weights, bias = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
         optimizer = torch.optim.SGD([{"params": [weights]}, {"params": [bias]}], lr=0.0)
-        seen = WatchedGradients(optimizer)
+        seen = WatchedGradients()
+        optimizer.register_step_pre_hook(seen.look)
         weights.grad, bias.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0, 0.0])
         optimizer.step()
         weights.grad = None

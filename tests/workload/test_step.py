@@ -98,7 +98,7 @@ def test_inference_builds_no_graph_and_changes_no_weight() -> None:
 
 def test_every_output_of_inference_is_shown_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[torch.Tensor] = []
-    monkeypatch.setattr(CpuDevice, "keep", lambda _self, output: kept.append(output))
+    monkeypatch.setattr(CpuDevice, "keep", lambda _self, output: kept.append(output) or output)
     infer_step(Flat(), [batch(seed=0), batch(seed=1)], knobs(task="infer")).advance(2)
     assert len(kept) == 2
     assert not torch.equal(*kept)

@@ -22,6 +22,7 @@ from bench.audit.checks.work import (
     batch_as_asked,
     batches_as_asked,
     collectives_real,
+    compiled_whole,
     gradients_untouched,
 )
 from bench.audit.evidence import Evidence
@@ -49,6 +50,7 @@ CHECKS: Mapping[Callable[[Evidence], Finding], Weight] = {
     machine_quiet: Weight.NOISY,
     clocks_held: Weight.NOISY,
     loader_bound: Weight.REMARK,
+    compiled_whole: Weight.REMARK,
 }
 """In the order of the page that `bench show` prints."""
 

@@ -7,8 +7,15 @@ from bench.audit.finding import FAIL, NA, PASS, Finding
 from bench.results.record import Inspection
 
 _NOT_LOOKED_AT = "this launch was not looked into"
-_WANTED = {"fp32": "fp32", "amp-bf16": "bf16", "bf16": "bf16", "bf16-env": "bf16"}
-"""The type of products that each precision stands for."""
+_WANTED = {
+    "fp32": ("fp32", "fp32"),
+    "tf32": ("fp32", "tf32"),
+    "amp-bf16": ("bf16", "bf16"),
+    "amp-fp16": ("fp16", "fp16"),
+    "bf16": ("bf16", "bf16"),
+    "bf16-env": ("bf16", "bf16"),
+}
+"""The type of the products' operands that each precision stands for, and what they round to."""
 _CAST_LATER = {
     "bf16-env": "XLA_USE_BF16 acts where the graph is handed over, so its types are not judged"
 }
@@ -20,24 +27,24 @@ def precision_ran(evidence: Evidence) -> Finding:
     """The products ran in the precision that was asked for, by two witnesses.
 
     The first is the types of the operands of every matrix product and convolution in a step. For
-    fp32 all of them must be float32 (whole numbers aside). For amp-bf16 and bf16 none may be
-    narrower than bfloat16, and at least half must be bfloat16: autocast casts every product of a
-    ViT and of a ResNet, forward and backward, but attention that is not fused multiplies in float32
-    when its inputs are bfloat16, which is up to half of the products of a transformer. An autocast
-    that does nothing leaves none. The second witness is a product of known float32 matrices under
-    the same settings: the format to which it rounds shows what no type does, such as TF32 or a
-    compiler that casts.
+    fp32 and tf32 all of them must be float32 (whole numbers aside). For amp-bf16 and bf16 none may
+    be narrower than bfloat16, and at least half must be bfloat16; for amp-fp16 the same of fp16.
+    Autocast casts every product of a ViT and of a ResNet, forward and backward, but attention that
+    is not fused multiplies in float32 when its inputs are bfloat16, which is up to half of the
+    products of a transformer. An autocast that does nothing leaves none. The second witness is a
+    product of known float32 matrices under the same settings: the format to which it rounds shows
+    what no type does, such as TF32 or a compiler that casts.
     """
     found, asked = evidence.inspection, evidence.knobs.precision
     if found is None:
         return NA, _NOT_LOOKED_AT
-    wanted = _WANTED.get(asked)
-    if wanted is None:
+    if asked not in _WANTED:
         return NA, f"nothing is known about the products of precision={asked}"
-    graph, in_graph = _graph(found, wanted)
+    operands, rounded = _WANTED[asked]
+    graph, in_graph = _graph(found, operands)
     if asked in _CAST_LATER:
         graph, in_graph = None, f"{in_graph} ({_CAST_LATER[asked]})"
-    product, computed = _product(found, wanted)
+    product, computed = _product(found, rounded)
     text = f"asked {asked}: {in_graph}; {computed}"
     if graph is None and product is None:
         return NA, text

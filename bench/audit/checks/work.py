@@ -13,6 +13,7 @@ _LEAST_DEVIATION = 1e-6
 """Images are normalised to about 1; what is constant but for rounding stays far below this."""
 _FEW_SAMPLES = 4
 """Of so many images drawn with replacement, the same ones may come twice by chance."""
+_NAMED = 3
 _TOUCHED = 1e-4
 """Two norms of the same gradients differ by the rounding of float32 at most."""
 
@@ -78,6 +79,24 @@ def as_asked(evidence: Evidence) -> Finding:
     if wrong:
         return FAIL, "; ".join(wrong)
     return PASS, f"{len(evidence.asked)} settings read back: {', '.join(evidence.asked)}"
+
+
+def compiled_whole(evidence: Evidence) -> Finding:
+    """torch.compile compiled the model as a whole, in the mode that was asked for.
+
+    Where it meets something that it cannot trace, it compiles the parts before and after and runs
+    the rest in Python; where it cannot record a CUDA graph, it runs without. Neither is an error:
+    the number is right, and belongs to a program that is compiled in part.
+    """
+    if evidence.knobs.compile == "none":
+        return NA, "nothing is compiled"
+    if evidence.graph_breaks is None:
+        return NA, "this compiler's breaks are not counted"
+    found = [f"{reason} ({count})" for reason, count in evidence.graph_breaks.items()]
+    told = [f"gave back to Python: {', '.join(found[:_NAMED])}"] if found else []
+    if evidence.graphs_skipped:
+        told.append(f"CUDA graphs that were not made: {evidence.graphs_skipped}")
+    return (FAIL, "; ".join(told)) if told else (PASS, "no graph break")
 
 
 def collectives_real(evidence: Evidence) -> Finding:
