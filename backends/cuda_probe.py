@@ -71,6 +71,8 @@ def ask(torch: Any, telemetry: Callable[[str], Telemetry] = nvml.find) -> Probe:
     # What a later moment may tell differently belongs to the launch that saw it.
     told = {name: seen.facts().get(name) for name in ("driver", "power_limit_w", "ecc", "mig")}
     warnings = seen.warnings()
+    if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1":
+        warnings.append("CUDA_LAUNCH_BLOCKING=1 waits for every kernel: unset it")
     seen.close()
     return Probe(
         backend=NAME,

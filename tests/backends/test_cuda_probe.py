@@ -132,3 +132,17 @@ def test_nvml_is_released() -> None:
     library = FakeNvml()
     ask(fake_torch(a_gpu()), library)
     assert library.open == 0
+
+
+def test_a_variable_that_waits_for_every_kernel_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    (told,) = ask(fake_torch(a_gpu())).warnings
+    assert "unset" in told
+
+
+def test_forbidden_tf32_is_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(fake_torch(a_gpu())).facts["tf32_forbidden"] is False
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert ask(fake_torch(a_gpu())).facts["tf32_forbidden"] is True

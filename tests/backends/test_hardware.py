@@ -1,4 +1,4 @@
-"""On machines with an accelerator: what this release says about it. Run by `tox -e cuda|neuron`."""
+"""On machines with an accelerator: what the probe says of it. Run by `tox -e cuda|neuron`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ HAS_NEURON = Path("/dev/neuron0").exists()
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not HAS_NVIDIA, reason="no NVIDIA driver here: run tox -e cuda where one is")
-def test_a_gpu_is_seen_and_its_missing_adapter_is_admitted() -> None:
-    probe = Prober().probe("cuda")
+def test_a_gpu_is_seen_preferred_and_described() -> None:
+    prober = Prober()
+    probe = prober.probe("cuda")
 
-    assert not probe.available
-    assert probe.reason is not None
-    assert "adapter" in probe.reason
+    assert probe.available, probe.reason
+    assert prober.best() == probe
+    assert probe.device_model
+    assert probe.device_count >= 1
+    assert isinstance(probe.facts["capability"], list)
+    assert probe.facts["cuda"]
+    assert probe.facts["driver"], probe.warnings
 
 
 @pytest.mark.neuron

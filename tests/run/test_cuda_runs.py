@@ -1,0 +1,178 @@
+"""Whole runs on a real GPU: every setting that the backend honours gives an audited number.
+
+Run by `tox -e cuda` where a GPU is; nothing else proves the adapter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.results.record import CheckResult, Launch, Outcome, Record, Verdict
+from tests.run.driver import Bench, Finished
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not (Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()),
+        reason="no NVIDIA GPU here: run tox -e cuda where one is",
+    ),
+]
+
+HEAD = """\
+schema: 1
+name: {name}
+model: vit_tiny_patch16_224
+model_kwargs: {{ depth: 4 }}
+classes: 100
+batch_size: 32
+data: {{ source: cached }}
+measure: {{ launches: 1, budget_s: 3.0, windows: 5 }}
+"""
+CASES = """\
+cases:
+  - case: fp32
+  - case: tf32
+    set: { precision: tf32 }
+  - case: amp-bf16
+    set: { precision: amp-bf16 }
+  - case: amp-fp16
+    set: { precision: amp-fp16 }
+  - case: amp-fp16, fused
+    set: { precision: amp-fp16, optimizer_impl: fused }
+  - case: bf16
+    set: { precision: bf16, optimizer: sgd, learning_rate: 0.1 }
+  - case: resident
+    set: { data.source: device }
+  - case: workers, pinned
+    set: { data.workers: 2, data.pin_memory: true }
+  - case: accumulating, channels last
+    set: { gradient_accumulation: 3, channels_last: true }
+  - case: inductor
+    set: { precision: amp-bf16, compile: inductor }
+  - case: replayed
+    set: { precision: amp-bf16, compile: inductor, compile_mode: reduce-overhead }
+  - case: infer
+    set: { task: infer, precision: amp-fp16 }
+  - case: infer, replayed
+    set: { task: infer, compile: inductor, compile_mode: reduce-overhead }
+  - case: two processes
+    set: { processes: 2 }
+  - case: several a graph
+    set: { loader.batches_per_execution: 4 }
+"""
+MUST_HOLD = (
+    "fence_waits",
+    "no_compile_in_window",
+    "as_asked",
+    "precision_ran",
+    "batch_as_asked",
+    "batches_as_asked",
+    "gradients_untouched",
+    "parameters_moved",
+    "updates_counted",
+    "loss_finite",
+    "flops_below_peak",
+    "collectives_real",
+    "compiled_whole",
+)
+
+
+class Run:
+    def __init__(self, bench: Bench) -> None:
+        self.finished: Finished = bench.start(
+            *("run", bench.scenario("on-cuda", CASES, HEAD)),
+            *("--backend", "cuda", "--format", "json"),
+        ).wait(1500.0)
+        self.records: dict[str, Record] = {r.requested.case: r for r in bench.records()}
+
+    def launch(self, case: str) -> Launch:
+        """Return the launch of a case, which an older GPU, or one alone, may refuse."""
+        record = self.records[case]
+        if record.outcome is Outcome.UNSUPPORTED:
+            pytest.skip(f"{case}: {record.reason}")
+        assert record.outcome is Outcome.OK, (case, record.reason)
+        return record.launches[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(Bench(tmp_path_factory.mktemp("cuda")))
+
+
+def test_nothing_fails(run: Run) -> None:
+    assert run.finished.code == 0, run.finished.stderr
+    assert run.records["several a graph"].outcome is Outcome.UNSUPPORTED
+    for case, record in run.records.items():
+        assert record.outcome in (Outcome.OK, Outcome.UNSUPPORTED), (case, record.reason)
+
+
+def test_what_ran_is_what_was_asked_for_in_every_case(run: Run) -> None:
+    failed = {
+        case: [f"{c.name}: {c.evidence}" for c in record.launches[0].audit if c.name in wrong]
+        for case, record in run.records.items()
+        if record.outcome is Outcome.OK
+        and (
+            wrong := {
+                c.name
+                for c in record.launches[0].audit
+                if c.name in MUST_HOLD and c.result is CheckResult.FAIL
+            }
+        )
+    }
+    assert failed == {}
+
+
+def test_no_row_is_suspect(run: Run) -> None:
+    suspects = {
+        case: record.verdict_reason
+        for case, record in run.records.items()
+        if record.verdict is Verdict.SUSPECT
+    }
+    assert suspects == {}
+
+
+def test_every_training_case_still_learns(run: Run) -> None:
+    sick = {
+        case: record.health.reason
+        for case, record in run.records.items()
+        if record.health is not None and record.health.learns is False
+    }
+    assert sick == {}
+
+
+@pytest.mark.parametrize(
+    ("case", "rounds_to"),
+    [("fp32", "fp32"), ("tf32", "tf32"), ("amp-bf16", "bf16"), ("amp-fp16", "fp16")],
+)
+def test_a_known_product_rounds_as_the_precision_says(run: Run, case: str, rounds_to: str) -> None:
+    inspected = run.launch(case).inspection
+    assert inspected is not None
+    assert inspected.matmul_format == rounds_to
+
+
+@pytest.mark.parametrize("case", ["fp32", "replayed"])
+def test_the_gpu_tells_memory_energy_and_clock(run: Run, case: str) -> None:
+    launch = run.launch(case)
+    assert launch.peak_memory_bytes is not None
+    assert launch.peak_memory_bytes > 10 * 2**20
+    assert launch.memory_window_bytes
+    assert launch.energy is not None
+    assert (launch.energy.joules is None) != (launch.energy.reason is None)
+    assert launch.clocks is not None
+
+
+def test_autocast_attention_ran_in_a_fused_kernel(run: Run) -> None:
+    inspected = run.launch("amp-bf16").inspection
+    assert inspected is not None
+    assert inspected.attention
+
+
+def test_graphs_that_replay_are_no_slower_than_compiled_code_without(run: Run) -> None:
+    """A small model at a small batch is bound by launches, which a replay saves."""
+    replayed, compiled = run.launch("replayed"), run.launch("inductor")
+    assert replayed.actual["cuda_graphs_skipped"] == 0
+    assert replayed.samples_per_s > 0.95 * compiled.samples_per_s
