@@ -85,6 +85,9 @@ class Counters:
     """Operators that ran on the host in place of the device, by name."""
     graph_breaks: Mapping[str, int] | None = None
     """Where torch.compile gave back to Python, by reason; null: it is not asked."""
+    recompiles: int | None = None
+    """Compilations of code that was compiled before, for other shapes or settings; null as above.
+    """
     graphs_skipped: int | None = None
     """CUDA graphs that the compiler was asked for and did not make; null as above."""
 

@@ -87,6 +87,8 @@ class CpuBackend(Backend):
             refuse("compile", knobs.compile, "inductor needs a C++ compiler, and no g++ is found")
         if knobs.compile_mode == "reduce-overhead":
             refuse("compile_mode", knobs.compile_mode, "it means CUDA graphs, which a CPU has not")
+        if knobs.optimizer_impl == "capturable":
+            refuse("optimizer_impl", "capturable", "it serves CUDA graphs, which a CPU has not")
         loader = knobs.loader
         if loader.batches_per_execution > 1:
             refuse(

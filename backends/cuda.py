@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -228,8 +227,6 @@ def _named(probe: Probe) -> str:
 
 
 def _loads(library: str) -> bool:
-    if os.name != "posix":
-        return False
     try:
         ctypes.CDLL(library)
     except OSError:

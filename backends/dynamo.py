@@ -28,6 +28,7 @@ class DynamoCounter:
         self._depth = 0
         self._since = 0.0
         self._breaks_before = _graph_breaks()
+        self._recompiles_before = _recompiles()
         self._skips_before = _graphs_skipped()
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
@@ -38,6 +39,7 @@ class DynamoCounter:
             compiles=self.compiles,
             compile_s=self.seconds,
             graph_breaks=dict(_graph_breaks() - self._breaks_before),
+            recompiles=_recompiles() - self._recompiles_before,
             graphs_skipped=_graphs_skipped() - self._skips_before,
         )
 
@@ -65,6 +67,11 @@ def _graph_breaks() -> Counter[str]:
         # The lines that follow the first quote the program, with its paths.
         found[str(reason).strip().partition("\n")[0]] += count
     return found
+
+
+def _recompiles() -> int:
+    metrics = torch._dynamo.utils.get_compilation_metrics()
+    return sum(one.recompile_reason is not None for one in metrics)
 
 
 def _graphs_skipped() -> int:

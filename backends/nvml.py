@@ -244,8 +244,11 @@ def _handle(library: Any, uuid: str) -> tuple[Any, bool]:
     bare = uuid.removeprefix("GPU-")
     try:
         return library.nvmlDeviceGetHandleByUUID(f"GPU-{bare}"), False
-    except library.NVMLError_NotFound:
-        return library.nvmlDeviceGetHandleByUUID(f"MIG-{bare}"), True
+    except library.NVMLError as no_gpu:
+        try:
+            return library.nvmlDeviceGetHandleByUUID(f"MIG-{bare}"), True
+        except library.NVMLError:
+            raise no_gpu from None
 
 
 def _is_divided(library: Any, board: Any) -> bool:

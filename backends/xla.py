@@ -128,6 +128,8 @@ class XlaBackend(Backend):
             refuse("engine", "ddp", "ddp needs a process group, and one XLA process has none")
         if knobs.optimizer_impl == "fused":
             refuse("optimizer_impl", "fused", "torch has no fused update kernel for XLA tensors")
+        if knobs.optimizer_impl == "capturable":
+            refuse("optimizer_impl", "capturable", "it serves CUDA graphs, which XLA has not")
         if knobs.channels_last:
             refuse("channels_last", True, "XLA chooses the memory layout of every tensor itself")
         if knobs.threads is not None and not on_cpu:

@@ -173,10 +173,11 @@ class Knobs(Strict):
         TREATMENT,
     ] = None
     """The `torch.compile` mode of inductor; null means `default` there."""
-    optimizer_impl: Annotated[Literal["auto", "for-loop", "foreach", "fused"] | None, TREATMENT] = (
-        None
-    )
-    """How torch runs the update; null means `auto` (torch's own choice) when training."""
+    optimizer_impl: Annotated[
+        Literal["auto", "for-loop", "foreach", "fused", "capturable"] | None, TREATMENT
+    ] = None
+    """How torch runs the update; null means `auto` (torch's own choice) when training.
+    `capturable`: foreach, with the count of steps on the device, as CUDA graphs need it."""
     gradient_accumulation: Annotated[int, TREATMENT, Field(ge=1)] = 1
     """Micro-batches per optimizer update. Unit: micro-batches."""
     activation_checkpointing: Annotated[bool, TREATMENT] = False
@@ -212,6 +213,11 @@ class Knobs(Strict):
             elif self.momentum is not None:
                 raise ValueError(
                     f"momentum has no meaning for optimizer={self.optimizer}: remove it"
+                )
+            if self.optimizer == "sgd" and self.optimizer_impl == "capturable":
+                raise ValueError(
+                    "optimizer_impl=capturable has no meaning for optimizer=sgd, which counts no "
+                    "steps: choose another implementation"
                 )
         else:
             self._refuse_training_knobs()

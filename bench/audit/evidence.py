@@ -51,6 +51,8 @@ class Evidence:
     """Asked for over the same time and skipped by the loss scaler; null: nothing skips any."""
     graph_breaks: Mapping[str, int] | None = None
     """Where torch.compile gave back to Python, by reason; null: it is not counted."""
+    recompiles: int | None = None
+    """Of code that was compiled before; null: as above."""
     graphs_skipped: int | None = None
     """CUDA graphs that the compiler did not make; null: as above."""
     untrained: tuple[str, ...] = ()

@@ -167,6 +167,9 @@ def _inspection(found: Inspection) -> Iterator[str]:
     if found.matmul_types is not None:
         types = ", ".join(f"{count} in {name}" for name, count in found.matmul_types.items())
         yield f"products and convolutions of a period: {types} ({found.matmul_source})"
+    if found.attention:
+        kernels = ", ".join(f"{name} ({count})" for name, count in found.attention.items())
+        yield f"attention of a period in fused kernels: {kernels}"
     if found.matmul_error is not None:
         yield (
             f"a product of fp32 matrices under the same flags is off by {found.matmul_error:.1e}, "

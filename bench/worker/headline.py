@@ -175,6 +175,7 @@ def evidence_of(
         expected_executions=headline.measured.expected_executions,
         fallbacks=headline.fallbacks(),
         graph_breaks=headline.after.graph_breaks,
+        recompiles=headline.after.recompiles,
         graphs_skipped=headline.after.graphs_skipped,
         moved_share=built.moved.share() if built.moved is not None else None,
         untrained=_untrained(built),

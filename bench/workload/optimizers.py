@@ -21,6 +21,7 @@ _IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "for-loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
+    "capturable": {"foreach": True, "capturable": True},
 }
 
 
@@ -91,6 +92,8 @@ def describe_actual(optimizer: torch.optim.Optimizer) -> dict[str, JsonValue]:
     foreach, fused = group.get("foreach"), group.get("fused")
     if fused:
         implementation = "fused"
+    elif group.get("capturable"):
+        implementation = "capturable"
     elif foreach:
         implementation = "foreach"
     elif foreach is False:

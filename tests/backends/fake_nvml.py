@@ -25,7 +25,6 @@ class FakeNvml:
     """One GPU, idle and healthy. What is named in `unsupported` raises, as on GPUs without it."""
 
     NVMLError = NVMLError
-    NVMLError_NotFound = NVMLError_NotFound
     NVML_CLOCK_SM = 1
 
     def __init__(self, **changes: Any) -> None:

@@ -57,6 +57,7 @@ def test_every_precision_of_a_current_gpu_runs(precision: str) -> None:
         {"task": "infer", "compile": "inductor", "compile_mode": "reduce-overhead"},
         {"compile": "inductor", "compile_mode": "max-autotune"},
         {"optimizer_impl": "fused", "channels_last": True},
+        {"optimizer_impl": "capturable"},
         {"data": {"workers": 4, "pin_memory": True, "prefetch": 3}},
         {"gradient_accumulation": 4, "compile": "inductor"},
         {"processes": 2, "threads": 2},

@@ -57,6 +57,9 @@ def test_an_ordinary_case_is_refused_nothing() -> None:
     [
         ({"compile": "inductor"}, "compile", "openxla"),
         ({"optimizer_impl": "fused"}, "optimizer_impl", "kernel"),
+        ({"optimizer_impl": "capturable"}, "optimizer_impl", "CUDA graphs"),
+        ({"precision": "tf32"}, "precision", "NVIDIA"),
+        ({"precision": "amp-fp16"}, "precision", "amp-bf16"),
         ({"channels_last": True}, "channels_last", "layout"),
         ({"data": {"pin_memory": True}}, "data.pin_memory", "page-locked"),
         ({"engine": "ddp"}, "engine", "process group"),

@@ -43,6 +43,8 @@ cases:
     set: { precision: amp-fp16 }
   - case: amp-fp16, fused
     set: { precision: amp-fp16, optimizer_impl: fused }
+  - case: capturable
+    set: { optimizer_impl: capturable }
   - case: bf16
     set: { precision: bf16, optimizer: sgd, learning_rate: 0.1 }
   - case: resident

@@ -89,6 +89,13 @@ def test_an_honest_step_shows_what_was_asked_for(
     assert set(results(knobs, found).values()) == {PASS}
 
 
+def test_the_kernels_that_compute_attention_are_named(tmp_path: Path) -> None:
+    """Two blocks, forward and backward."""
+    _, found = looked(tmp_path)
+    assert sum(found.attention.values()) == 2 * 2
+    assert all(name.startswith("scaled_dot_product_") for name in found.attention)
+
+
 def test_inference_has_no_gradients_to_look_at(tmp_path: Path) -> None:
     knobs, found = looked(tmp_path, task="infer", precision="amp-bf16")
     assert found.matmul_types == {"bf16": FORWARD}

@@ -30,6 +30,15 @@ def test_the_rule_and_its_implementation_are_read_back_from_the_optimizer(
     }
 
 
+@pytest.mark.parametrize("rule", ["adam", "adamw"])
+def test_a_capturable_update_is_told_from_a_foreach_one(rule: str) -> None:
+    """It is only built: torch refuses to run it on the host."""
+    wanted = knobs(optimizer=rule, optimizer_impl="capturable")
+    built = optimizers.build(wanted, Flat().parameters())
+    assert optimizers.describe_actual(built)["optimizer_impl"] == "capturable"
+    assert built.param_groups[0]["foreach"] is True
+
+
 @pytest.mark.parametrize(
     ("implementation", "function"),
     [

@@ -86,7 +86,8 @@ def compiled_whole(evidence: Evidence) -> Finding:
 
     Where it meets something that it cannot trace, it compiles the parts before and after and runs
     the rest in Python; where it cannot record a CUDA graph, it runs without. Neither is an error:
-    the number is right, and belongs to a program that is compiled in part.
+    the number is right, and belongs to a program that is compiled in part. (Compiling anew is told
+    as well: inside a window it voids the window.)
     """
     if evidence.knobs.compile == "none":
         return NA, "nothing is compiled"
@@ -96,7 +97,8 @@ def compiled_whole(evidence: Evidence) -> Finding:
     told = [f"gave back to Python: {', '.join(found[:_NAMED])}"] if found else []
     if evidence.graphs_skipped:
         told.append(f"CUDA graphs that were not made: {evidence.graphs_skipped}")
-    return (FAIL, "; ".join(told)) if told else (PASS, "no graph break")
+    again = f"compiled anew for other shapes or settings: {evidence.recompiles or 0}"
+    return (FAIL if told else PASS), "; ".join([*(told or ["no graph break"]), again])
 
 
 def collectives_real(evidence: Evidence) -> Finding:
