@@ -99,7 +99,7 @@ def measure(
     reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
     monitor = NoiseMonitor(extra_pids=(os.getppid(),))
-    disturbed = device.disturbances()
+    others = device.disturbances()
     gauge = DeviceGauge(device)
     device.reset_peak_memory()
     rss_is_reset = host.reset_peak_rss()
@@ -117,7 +117,7 @@ def measure(
     )
     measure_s = time.perf_counter() - begin
     noise = monitor.between(quiet, monitor.snapshot())
-    disturbed = list(dict.fromkeys([*noise.reasons, *disturbed, *device.disturbances()]))
+    reasons = list(dict.fromkeys([*noise.reasons, *others, *device.disturbances()]))
     peak_memory_bytes = device.peak_memory_bytes()
     now = _counts(step)
     return Headline(
@@ -127,7 +127,7 @@ def measure(
         warm=warm,
         measured=measured,
         measure_s=measure_s,
-        noise=noise.model_copy(update={"reasons": disturbed}),
+        noise=noise.model_copy(update={"reasons": reasons}),
         before=before,
         after=device.counters(),
         issued=Counts(

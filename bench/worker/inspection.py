@@ -101,9 +101,13 @@ class _Look:
 
     def products(self) -> tuple[dict[str, int] | None, str | None]:
         """Return the products of a period by type, and where they were counted."""
-        with products.DispatchedAttention() as attention:
+        if self._computes_later():
+            # Nobody may stand between the program and the graph that is made of it.
             found = self.device.matmul_types(self._period)
-        self.attention = attention.kernels
+        else:
+            with products.DispatchedAttention() as attention:
+                found = self.device.matmul_types(self._period)
+            self.attention = attention.kernels
         self.built.step.fence()
         if found is None:
             self.skipped.append(
@@ -158,13 +162,16 @@ class _Look:
         Norms would be results more, and another graph to compile. False: it computes at once, or
         the gradients were changed, and their norms tell by how much.
         """
-        if self.device.pending(next(self.built.model.parameters())) is None:
+        if not self._computes_later():
             return False
         looks = {"left": self.device.pending, "given": self.device.pending}
         with WatchedGradients(step, **looks) as watched:
             self._make_a_period()
         updates = watched.updates
         return bool(updates) and all(left == given for left, given in updates)
+
+    def _computes_later(self) -> bool:
+        return self.device.pending(next(self.built.model.parameters())) is not None
 
     def _period(self) -> list[torch.Tensor]:
         """Issue a period, and return every tensor that holds something of it."""
