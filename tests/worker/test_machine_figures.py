@@ -174,3 +174,16 @@ def test_a_reading_takes_less_than_two_milliseconds() -> None:
     fastest = min(timeit.repeat(gauge.read, number=20, repeat=10)) / 20
     device.close()
     assert fastest < 0.002
+
+
+def test_somebody_else_on_the_device_makes_the_launch_noisy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen before the windows or after them, and told once."""
+    seen = itertools.chain([["one other process holds this GPU"]], itertools.repeat([]))
+    monkeypatch.setattr(CpuDevice, "disturbances", lambda _self: next(seen))
+    launch = launched(tmp_path)
+    assert launch.noise.reasons.count("one other process holds this GPU") == 1
+    result, evidence = check(launch, "machine_quiet")
+    assert result is CheckResult.FAIL
+    assert "one other process" in evidence
