@@ -367,8 +367,6 @@ def test_no_end_of_our_own_says_that_b_is_slower(
 ) -> None:
     program = (
         "import os, signal, sys\nfrom bench.cli import comparing\nfrom bench.cli.main import main\n"
-        # A shell starts what runs in the background with this signal ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def run(*_, **__):\n    {happens}\n"
         "comparing.run = run\nsys.argv = ['bench', 'compare', 'a', 'b']\nmain()\n"
     )
