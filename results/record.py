@@ -17,9 +17,11 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from bench.scenarios.schema import Case, Strict
 
 RECORD_SCHEMA_VERSION: Final = 1
-MEASUREMENT_VERSION = 2
+MEASUREMENT_VERSION = 3
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 
+_DERIVED_SINCE = 2
+"""The first method whose number is the one that a record's windows give."""
 _ROUNDING = 1e-9
 _UTC = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+]00:00)$"
 
@@ -461,7 +463,7 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def _the_number_follows_from_its_windows(self) -> Record:
-        if self.statistics is None or self.measurement != MEASUREMENT_VERSION:
+        if self.statistics is None or self.measurement < _DERIVED_SINCE:
             return self
         logs = [math.log(launch.samples_per_s) for launch in self.launches]
         derived = math.exp(math.fsum(logs) / len(logs)) if logs else math.nan

@@ -116,7 +116,7 @@ def _recomputation_time(device: XlaDevice) -> Figures:
             inputs = (inputs @ matrix).tanh()
         return inputs
 
-    def run(call: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    def prepared(call: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
         inputs = torch.randn(900, 900).to(device.torch_device).requires_grad_()
 
         def work() -> None:
@@ -126,11 +126,13 @@ def _recomputation_time(device: XlaDevice) -> Figures:
 
         for _ in range(2):
             work()
-        return min(timed(work) for _ in range(7))
+        return work
 
-    plain = run(segment)
-    recomputed = run(lambda inputs: torch.utils.checkpoint.checkpoint(segment, inputs))
-    return {"recomputation_ratio": recomputed / plain}
+    plain = prepared(segment)
+    recomputed = prepared(lambda inputs: torch.utils.checkpoint.checkpoint(segment, inputs))
+    # In turns: a machine that gets slower slows both.
+    ratios = [timed(recomputed) / timed(plain) for _ in range(15)]
+    return {"recomputation_ratio": statistics.median(ratios)}
 
 
 def _first_segment(device: XlaDevice) -> Figures:
