@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from bench.backends import peaks
 from bench.backends.peaks import Peak
-from bench.scenarios.schema import Knobs, Strict
+from bench.scenarios.schema import FLOAT8, Knobs, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ class Probe(Strict):
     device_count: int = 0
     flavour: str | None = None
     """Which of several software stacks answers under this name (a PJRT device type, say)."""
+    simulated: bool = False
+    """The device is pretended by a test bed: no figure is that of such a device."""
     preferred: int = 0
     """Among available backends, the highest is the default."""
     facts: dict[str, JsonValue] = {}
@@ -127,6 +129,10 @@ class Device(ABC):
     torch_device: torch.device
     process_group: ClassVar[str | None] = None
     """Name of torch.distributed's backend for this device; null: one process only."""
+    ddp_options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments that DistributedDataParallel needs on this device to be right."""
+    emulates_float8: ClassVar[bool] = False
+    """Whether products of float8 are computed by other products here. Its rows say so."""
 
     @abstractmethod
     def fence(self) -> None:
@@ -140,10 +146,11 @@ class Device(ABC):
         """
 
     def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the forward pass: autocast for amp-bf16 and amp-fp16."""
+        """Return the context of the forward pass: autocast for amp-bf16, amp-fp16 and fp8."""
         import torch
 
         types = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+        types |= dict.fromkeys(FLOAT8, torch.bfloat16)
         if knobs.precision not in types:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=types[knobs.precision])
@@ -229,6 +236,23 @@ class Device(ABC):
         """Read the device's energy counter. Takes far less than a millisecond."""
         return EnergyCount(reason="this backend reads no energy counter")
 
+    def mark(self) -> Any:
+        """Note the moment at which the device will have done all that was issued so far.
+
+        Waits for nothing. Null: this device keeps no time of its own, or what is issued lies in no
+        queue in which a mark could stand.
+        """
+        return None
+
+    def between_s(self, earlier: Any, later: Any) -> float:
+        """Return the time between two marks, by the device's clock, after a fence. Unit: seconds.
+
+        Args:
+            earlier: Of `mark`, not null.
+            later: A mark that was made after it.
+        """
+        raise NotImplementedError("a device that makes marks tells the time between them")
+
     def clocks(self) -> ClockRates | None:
         """Read the device's clock and its reasons for running slower; null: neither is told.
 
@@ -278,7 +302,7 @@ class Device(ABC):
         Returns:
             A figure with its source; null: none is known for exactly this device and type.
         """
-        return peaks.load().find(device_model, dtype)
+        return peaks.load(peaks.users()).find(device_model, dtype)
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what the device says of itself."""
@@ -300,6 +324,14 @@ class Backend(ABC):
     @abstractmethod
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the device in a worker whose environment is already that of `environment`."""
+
+    def devices(self) -> Mapping[str, Probe]:
+        """Return what `probe` finds on each kind of device that this adapter is for, by its title.
+
+        As on a machine with two of them where everything is installed. No machine is asked: the
+        page of settings is made of what `refusals` says to these (`bench.backends.settings`).
+        """
+        return {}
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Return the environment variables a case needs before its process starts."""

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,28 +143,39 @@ def options(arguments: Mapping[str, object]) -> list[str]:
     return [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
 
 
-def script_environment(threads: int) -> dict[str, str]:
+def script_environment(threads: int | None) -> dict[str, str]:
     """Return the environment in which a script computes on the host with so many threads."""
+    if threads is None:
+        return dict(os.environ)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), str(threads))
     return {**os.environ, "PJRT_DEVICE": "CPU", **variables}
 
 
-def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
+def script(
+    name: str,
+    arguments: Mapping[str, object],
+    *,
+    threads: int | None = None,
+    flags: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Any:
     """Run a script of this folder and return the JSON document on its last line.
 
     Args:
         name: Its file name.
         arguments: Options of its command line, without the dashes.
         threads: Given to every thread pool that reads the environment: OpenMP's and MKL's, and
-            that of XLA on the host's processors (NPROC).
+            that of XLA on the host's processors (NPROC). Null: each has its own way.
+        flags: Options without a value, with their dashes.
+        variables: The whole environment; null: our own, and what `threads` says.
 
     Raises:
         SideFailed: it ended badly, or not at all.
     """
     try:
         done = subprocess.run(
-            command(name, arguments),
-            env=script_environment(threads),
+            [*command(name, arguments), *flags],
+            env=script_environment(threads) if variables is None else dict(variables),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

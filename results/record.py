@@ -259,6 +259,22 @@ class Latency(Strict):
     p99_ms: float | None
 
 
+class DeviceSteps(Strict):
+    """Times of single steps by the device's own clock, none of which was waited for.
+
+    A percentile is null where there are too few steps for it. Unit: milliseconds.
+    """
+
+    steps: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    sum_s: float
+    """Of all of them: from the first mark on the device to the last."""
+    host_s: float
+    """The same steps by the host's clock, fence to fence."""
+
+
 class Diagnostics(Strict):
     """The pass apart from the headline; never the source of a throughput in the table."""
 
@@ -278,6 +294,8 @@ class Diagnostics(Strict):
     naive_step_ms_median: float | None = None
     """Median of those per-step times. Unit: milliseconds."""
     latency: Latency | None = None
+    device_steps: DeviceSteps | None = None
+    """Of rank 0; null: the device keeps no time of its own, see `skipped` where it does."""
     skipped: list[str] = []
     """What of the pass does not apply or did not fit, and why."""
 
@@ -405,6 +423,9 @@ class Device(Strict):
     model: str
     count: int
     flavour: str | None = None
+    """Which of several software stacks ran it."""
+    simulated: bool = False
+    """It was pretended by a test bed: the figures are those of whatever computed in its place."""
 
 
 class Keys(Strict):

@@ -161,6 +161,8 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         case=record.requested.case,
         backend=record.backend,
         device=record.device.model if record.device else None,
+        flavour=record.device.flavour if record.device else None,
+        simulated=record.device is not None and record.device.simulated,
         processes=record.processes,
         outcome=record.outcome.value,
         reason=record.reason,

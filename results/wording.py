@@ -166,6 +166,8 @@ def standing(row: Row) -> str:
     A row whose training does not train says so here: its speed alone must not be read.
     """
     told = row.verdict or row.outcome or ""
+    if row.simulated:
+        told = f"{told}, simulated"
     return f"{told}, {DOES_NOT_LEARN}" if row.learns is False else told
 
 

@@ -332,6 +332,7 @@ def _main() -> None:
 
 
 def _is_users(error: Exception) -> bool:
+    from bench.backends.peaks import PeaksError
     from bench.backends.registry import BackendError
     from bench.backends.temporary import TemporaryError
     from bench.results.matching import MatchError
@@ -339,5 +340,13 @@ def _is_users(error: Exception) -> bool:
     from bench.results.store import StoreError
     from bench.scenarios.errors import ScenarioError
 
-    users = (BackendError, MatchError, QueryError, ScenarioError, StoreError, TemporaryError)
+    users = (
+        BackendError,
+        MatchError,
+        PeaksError,
+        QueryError,
+        ScenarioError,
+        StoreError,
+        TemporaryError,
+    )
     return isinstance(error, users)

@@ -160,6 +160,13 @@ def _diagnosis(found: Diagnostics) -> Iterator[str]:
         percentiles = found.latency.model_dump(exclude_none=True, exclude={"steps"})
         known = ", ".join(f"{k.removesuffix('_ms')} {v:.2f} ms" for k, v in percentiles.items())
         yield f"latency over {found.latency.steps} fenced steps: {known or 'too few for any'}"
+    if (own := found.device_steps) is not None:
+        percentiles = own.model_dump(include={"p50_ms", "p95_ms", "p99_ms"}, exclude_none=True)
+        known = ", ".join(f"{k.removesuffix('_ms')} {v:.3f} ms" for k, v in percentiles.items())
+        yield (
+            f"{own.steps} steps by the device's own clock: {known or 'too few for a percentile'}; "
+            f"{own.sum_s / own.host_s:.1%} of the host's time"
+        )
     yield from found.skipped
 
 

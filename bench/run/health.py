@@ -145,6 +145,7 @@ def reference_knobs(knobs: Knobs) -> Knobs:
     return _changed(
         pass_knobs(knobs),
         loader={},
+        neuron={},
         precision="fp32",
         compile="none",
         compile_mode=None,

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from bench.backends import registry
+from bench.backends import peaks, registry
 from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
 from bench.run import environment, pythons
@@ -78,8 +78,11 @@ def plan(
 
     Raises:
         ScenarioError: a case is not valid, or names data that is not there.
+        PeaksError: the user's own table of peaks is none.
     """
     python = python or pythons.own()
+    # A user's table that is wrong must not be found out when everything has been measured.
+    peaks.load(peaks.users())
     planned: dict[tuple[str, str, str], Planned] = {}
     positions: Counter[tuple[str, str]] = Counter()
     for item in work:

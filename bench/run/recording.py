@@ -58,7 +58,12 @@ def record_of(
         backend=planned.backend,
         device=None
         if probe.device_model is None
-        else Device(model=probe.device_model, count=probe.device_count, flavour=probe.flavour),
+        else Device(
+            model=probe.device_model,
+            count=probe.device_count,
+            flavour=probe.flavour,
+            simulated=probe.simulated,
+        ),
         processes=planned.case.knobs.processes,
         environment=environment.capture(variables, planned.versions),
         outcome=Outcome.OK if end is None else end.outcome,

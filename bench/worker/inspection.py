@@ -28,6 +28,7 @@ from bench.workload.step import TrainStep, floating_type
 
 _LEAST_BATCHES, _MOST_BATCHES = 4, 16
 _TRACED = "the traced graph"
+_TUNED = "max-autotune"
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
@@ -115,10 +116,12 @@ class _Look:
             )
             return None, None
         types, source = found
-        if types:
+        compiled = isinstance(self.built.step.module, torch._dynamo.OptimizedModule)
+        # Replayed CUDA graphs and kernels of the compiler's own dispatch no product; where it tunes
+        # products, some are kernels of its own and some are not.
+        if types and not (compiled and (self.knobs.compile_mode or "").startswith(_TUNED)):
             return types, source
-        if isinstance(self.built.step.module, torch._dynamo.OptimizedModule):
-            # Replayed CUDA graphs and kernels of the compiler's own dispatch no product.
+        if compiled:
             types = self._traced()
         if not types:
             self.skipped.append(f"products: none was seen among {source}")

@@ -38,6 +38,9 @@ class TestPrecision:
             ("bf16", {"bf16": 150, "fp32": 72}, "bf16"),
             ("bf16-env", {"bf16": 42}, "bf16"),
             ("bf16-env", {"fp32": 42}, "bf16"),
+            # A ViT of 12 blocks: fused attention, the classifier and the patches stay in bf16.
+            ("fp8-tensorwise", {"fp8": 144, "bf16": 29}, "bf16"),
+            ("fp8-rowwise", {"fp8": 144, "bf16": 29, "fp32": 1}, "bf16"),
         ],
     )
     def test_what_honest_runs_show_passes(
@@ -72,6 +75,12 @@ class TestPrecision:
             ("fp32", {"fp32": 32, "int8": 1}, "fp32"),
             ("amp-bf16", {"bf16": 32, "fp8": 1}, "bf16"),
             ("bf16", {"bf16": 32, "fp16": 1}, "bf16"),
+            # Layers that were left as they were, converted in part, or emulated.
+            ("fp8-tensorwise", {"bf16": 173}, "bf16"),
+            ("fp8-rowwise", {"fp8": 12, "bf16": 161}, "bf16"),
+            ("fp8-rowwise", {"fp32": 144, "bf16": 29}, "bf16"),
+            ("fp8-tensorwise", {"fp8": 144, "fp16": 29}, "bf16"),
+            ("fp8-tensorwise", {"fp8": 144, "bf16": 29}, "fp32"),
             ("bf16", {"bf16": 32, "bf16+fp8": 1}, "bf16"),
             # The environment variable that did not act.
             ("bf16-env", {"bf16": 33}, "fp32"),
@@ -81,6 +90,29 @@ class TestPrecision:
         self, asked: str, types: dict[str, int] | None, rounds_to: str | None
     ) -> None:
         assert precision(asked, matmul_types=types, matmul_format=rounds_to)[0] is FAIL
+
+    @pytest.mark.parametrize(
+        ("cast", "rounds_to", "result"),
+        [
+            ("bf16", "bf16", PASS),
+            ("fp16", "fp16", PASS),
+            ("tf32", "tf32", PASS),
+            ("fp8_e4m3", "fp8", PASS),
+            # A compiler that did not cast, and one that cast to something else.
+            ("bf16", "fp32", FAIL),
+            ("fp8_e4m3", "bf16", FAIL),
+        ],
+    )
+    def test_a_cast_by_the_compiler_shows_in_the_rounding_and_in_no_type(
+        self, cast: str, rounds_to: str, result: CheckResult
+    ) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": cast}),
+            inspection=Inspection(matmul_types={"fp32": 33}, matmul_format=rounds_to),
+        )
+        assert check.result is result
+        assert f"asked fp32 cast to {cast} by the compiler" in check.evidence
 
     def test_the_evidence_gives_both_witnesses(self) -> None:
         _, text = precision(

@@ -25,6 +25,9 @@ def refused(fp16_instructions: bool, **values: Any) -> dict[str, str]:
         ({"precision": "bf16-env"}, "precision", "torch_xla"),
         ({"precision": "amp-fp16"}, "precision", "fp16 instructions"),
         ({"optimizer_impl": "capturable"}, "optimizer_impl", "CUDA graphs"),
+        ({"neuron": {"functionalization": False}}, "neuron.functionalization", "AWS's Neuron"),
+        ({"precision": "fp8-tensorwise"}, "precision", "emulated, and slower"),
+        ({"precision": "fp8-rowwise"}, "precision", "no processor multiplies float8"),
     ],
 )
 def test_what_the_cpu_has_not_is_refused_with_its_reason(
@@ -33,6 +36,20 @@ def test_what_the_cpu_has_not_is_refused_with_its_reason(
     refusals = refused(False, **values)
     assert list(refusals) == [knob]
     assert word in refusals[knob]
+
+
+def test_float8_is_emulated_where_the_probe_was_told_to() -> None:
+    told = Probe(backend="cpu", available=True, facts={"float8_emulated": True})
+    assert CpuBackend().refusals(Knobs(precision="fp8-rowwise"), told) == []
+
+
+def test_ranks_are_counted_against_the_cpus_that_the_probe_saw() -> None:
+    alone = Probe(backend="cpu", available=True, facts={"cpus": 1})
+    [refusal] = CpuBackend().refusals(Knobs(processes=2), alone)
+    assert (refusal.knob, refusal.value) == ("processes", 2)
+    assert "only 1 CPUs are visible" in refusal.reason
+    many = Probe(backend="cpu", available=True, facts={"cpus": 2})
+    assert CpuBackend().refusals(Knobs(processes=2), many) == []
 
 
 def test_a_processor_with_fp16_instructions_runs_it() -> None:

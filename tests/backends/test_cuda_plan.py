@@ -18,6 +18,7 @@ FACTS: dict[str, Any] = {
     "nccl": "2.30.7",
     "triton": True,
     "cc": "gcc",
+    "torchao": True,
     "alike": True,
     "tf32_forbidden": False,
 }
@@ -57,6 +58,8 @@ def test_every_precision_of_a_current_gpu_runs(precision: str) -> None:
         {"task": "infer", "compile": "inductor", "compile_mode": "reduce-overhead"},
         {"compile": "inductor", "compile_mode": "max-autotune"},
         {"optimizer_impl": "fused", "channels_last": True},
+        {"precision": "fp8-tensorwise", "compile": "inductor"},
+        {"precision": "fp8-rowwise", "compile": "inductor", "compile_mode": "max-autotune"},
         {"optimizer_impl": "capturable"},
         {"data": {"workers": 4, "pin_memory": True, "prefetch": 3}},
         {"gradient_accumulation": 4, "compile": "inductor"},
@@ -82,6 +85,25 @@ def test_what_a_gpu_honours_is_refused_nothing(values: dict[str, Any]) -> None:
         ({"precision": "bf16"}, T4, "precision", "bfloat16"),
         ({"precision": "tf32"}, probe(tf32_forbidden=True), "precision", "NVIDIA_TF32_OVERRIDE"),
         ({"precision": "tf32"}, probe(flavour="rocm", capability=None), "precision", "AMD"),
+        ({"precision": "fp8-rowwise"}, H200, "precision", "set compile=inductor"),
+        (
+            {"precision": "fp8-tensorwise", "compile": "inductor"},
+            probe(capability=[8, 6]),
+            "precision",
+            "capability 8.6, and the tensor cores multiply float8 from 8.9 on",
+        ),
+        (
+            {"precision": "fp8-tensorwise", "compile": "inductor"},
+            probe(torchao=False),
+            "precision",
+            "accelbench[fp8]",
+        ),
+        (
+            {"precision": "fp8-rowwise", "compile": "inductor"},
+            probe(flavour="rocm", capability=None, arch="gfx90a:sramecc+:xnack-"),
+            "precision",
+            "MI300",
+        ),
         ({"compile": "openxla"}, H200, "compile", "torch_xla"),
         ({"compile": "inductor"}, probe(triton=False), "compile", "Triton"),
         ({"compile": "inductor"}, probe(cc=None), "compile", "C compiler"),
@@ -127,6 +149,8 @@ def test_fp16_is_what_an_older_gpu_has() -> None:
 def test_an_amd_gpu_is_not_judged_by_a_compute_capability() -> None:
     amd = probe(flavour="rocm", capability=None)
     assert refused(knobs(precision="amp-bf16", compile="inductor"), amd) == {}
+    mi300 = probe(flavour="rocm", capability=None, arch="gfx942:sramecc+:xnack-")
+    assert refused(knobs(precision="fp8-rowwise", compile="inductor"), mi300) == {}
 
 
 def test_the_devices_that_are_visible_stay_the_users_choice() -> None:

@@ -29,9 +29,15 @@ def test_a_gpu_is_seen_preferred_and_described() -> None:
 
 @pytest.mark.neuron
 @pytest.mark.skipif(not HAS_NEURON, reason="no Neuron device here: run tox -e neuron where one is")
-def test_a_neuron_device_is_seen_and_what_is_missing_is_named() -> None:
-    probe = Prober().probe("neuron")
+def test_a_neuron_core_is_seen_preferred_and_described() -> None:
+    prober = Prober()
+    probe = prober.probe("neuron")
 
-    assert not probe.available
-    assert probe.reason is not None
-    assert "no Neuron device" not in probe.reason
+    assert probe.available, f"{probe.reason}; {probe.remedy}"
+    assert prober.best() == probe
+    assert probe.flavour == "xla"
+    assert not probe.simulated
+    assert probe.device_model
+    assert probe.device_count >= 1
+    assert probe.facts["instance"]
+    assert probe.facts["neuronx_cc"], probe.warnings

@@ -60,9 +60,11 @@ def test_an_ordinary_case_is_refused_nothing() -> None:
         ({"optimizer_impl": "capturable"}, "optimizer_impl", "CUDA graphs"),
         ({"precision": "tf32"}, "precision", "NVIDIA"),
         ({"precision": "amp-fp16"}, "precision", "amp-bf16"),
+        ({"precision": "fp8-rowwise"}, "precision", "float8"),
         ({"channels_last": True}, "channels_last", "layout"),
         ({"data": {"pin_memory": True}}, "data.pin_memory", "page-locked"),
         ({"engine": "ddp"}, "engine", "process group"),
+        ({"neuron": {"optlevel": 3}}, "neuron.optlevel", "AWS's Neuron"),
         (
             {"compile": "openxla", "loader": {"batches_per_execution": 2}},
             "loader.batches_per_execution",

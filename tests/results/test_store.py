@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.results import store as store_module
-from bench.results.record import Outcome, Phase, Record
+from bench.results.record import Device, Outcome, Phase, Record
 from bench.results.store import Store, StoreError, load, new_id
 from tests.builders import a_record
 
@@ -55,6 +55,22 @@ class TestAppend:
     ) -> None:
         path = store.append(a_record(created=EVENING, id="0abc"))
         assert path == store.root / "runs/2026/11/20/20261120T233005Z-0abc.json"
+
+    def test_what_ran_on_a_simulated_device_lies_in_a_results_folder_of_its_own(
+        self, store: Store
+    ) -> None:
+        pretended = Device(model="simulated core", count=1, simulated=True)
+        real, simulated = a_record(), a_record(device=pretended)
+        for record in (real, simulated):
+            store.append(record)
+        assert [stored.record for stored in store.records()] == [real]
+        inside = Store(store.root / "simulated")
+        assert [stored.record for stored in inside.records()] == [simulated]
+
+    def test_it_is_not_read_where_nothing_real_was_recorded_yet(self, store: Store) -> None:
+        store.append(a_record(device=Device(model="simulated core", count=1, simulated=True)))
+        assert list(store.records()) == []
+        assert store.problems == []
 
     def test_nothing_but_the_record_is_left_in_the_folder(self, store: Store) -> None:
         path = store.append(a_record())

@@ -360,6 +360,10 @@ class TestTraining:
         row = learning()[1].model_copy(update={"verdict": "noisy"})
         assert standing(row) == "noisy, does not learn"
 
+    def test_a_simulated_row_says_so_beside_its_verdict(self) -> None:
+        row = learning()[0].model_copy(update={"simulated": True})
+        assert standing(row) == "measured, simulated"
+
     def test_every_format_has_the_mark(self) -> None:
         row = written(Table(learning()), Format.MARKDOWN).splitlines()[3]
         assert "| +4.608 |" in row

@@ -57,6 +57,14 @@ cases:
     set: { precision: amp-bf16, compile: inductor }
   - case: replayed
     set: { precision: amp-bf16, compile: inductor, compile_mode: reduce-overhead }
+  - case: fp8, tensorwise
+    set: { precision: fp8-tensorwise, compile: inductor }
+  - case: fp8, rowwise
+    set: { precision: fp8-rowwise, compile: inductor }
+  - case: fp8, tuned
+    set: { precision: fp8-tensorwise, compile: inductor, compile_mode: max-autotune }
+  - case: fp8, odd batch
+    set: { precision: fp8-tensorwise, compile: inductor, batch_size: 24 }
   - case: infer
     set: { task: infer, precision: amp-fp16 }
   - case: infer, replayed
@@ -154,6 +162,33 @@ def test_a_known_product_rounds_as_the_precision_says(run: Run, case: str, round
     inspected = run.launch(case).inspection
     assert inspected is not None
     assert inspected.matmul_format == rounds_to
+
+
+@pytest.mark.parametrize("case", ["fp8, tensorwise", "fp8, rowwise", "fp8, tuned"])
+def test_linear_layers_multiply_in_float8(run: Run, case: str) -> None:
+    launch = run.launch(case)
+    assert launch.inspection is not None
+    types = launch.inspection.matmul_types or {}
+    # Four layers in each of four blocks, three products each.
+    assert types["fp8"] == 48
+    assert "emulated" not in str(launch.actual["precision"])
+
+
+def test_a_batch_that_float8_does_not_take_is_refused_before_it_runs(run: Run) -> None:
+    record = run.records["fp8, odd batch"]
+    assert record.outcome is Outcome.UNSUPPORTED
+    assert record.launches == []
+
+
+@pytest.mark.parametrize("case", ["fp32", "inductor", "replayed"])
+def test_the_gpus_own_clock_agrees_with_the_hosts(run: Run, case: str) -> None:
+    """A fence that did not wait would stop the host's clock before the GPU's last mark."""
+    diagnosed = run.launch(case).diagnostics
+    assert diagnosed is not None
+    steps = diagnosed.device_steps
+    assert steps is not None
+    assert steps.p50_ms is not None
+    assert 0.9 < steps.sum_s / steps.host_s < 1.01
 
 
 @pytest.mark.parametrize("case", ["fp32", "replayed"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,31 @@ def test_compiled_code_that_dispatches_no_product_is_traced_anew(tmp_path: Path)
     assert set(results(knobs, found).values()) == {PASS}
 
 
+@pytest.mark.parametrize(
+    ("mode", "types", "source"),
+    [
+        ("default", {"fp32": 3}, "dispatched operators"),
+        ("max-autotune-no-cudagraphs", {"fp32": FORWARD + BACKWARD}, "the traced graph"),
+    ],
+)
+def test_a_compiler_that_tunes_products_dispatches_only_some_of_them(
+    tmp_path: Path, mode: str, types: dict[str, int], source: str
+) -> None:
+    torch._dynamo.reset()
+
+    class Tuned(CpuDevice):
+        def compile(self, module: torch.nn.Module, knobs: Knobs) -> torch.nn.Module:
+            compiled: Any = torch.compile(module, backend="eager")
+            return compiled
+
+        def matmul_types(self, run: Callable[[], Any]) -> tuple[dict[str, int], str] | None:
+            run()
+            return {"fp32": 3}, "dispatched operators"
+
+    _, found = looked(tmp_path, device=Tuned(1), compile="inductor", compile_mode=mode)
+    assert (found.matmul_types, found.matmul_source) == (types, source)
+
+
 @pytest.mark.parametrize(("bits", "rounds_to"), [(23, "fp32"), (10, "tf32")])
 def test_a_compiler_that_drops_bits_is_seen_in_the_product_alone(
     tmp_path: Path, bits: int, rounds_to: str
@@ -351,6 +377,25 @@ def test_without_diagnostics_there_is_no_look_and_the_flops_are_counted_once_a_r
     for name in ("precision_ran", "batches_as_asked", "gradients_untouched", "flops_below_peak"):
         assert found[name] is NA
     assert launch_of(tmp_path, diagnose=False, index=1).flops_per_sample is None
+
+
+def test_a_device_takes_its_peak_from_the_users_own_table_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "peaks.json"
+    part = {
+        "device": "Mine",
+        "names": ["NVIDIA L4"],
+        "dense_flops_per_s": {"bf16": 7e12},
+        "source": {"title": "My own count", "date": "2026-01", "url": "https://example.org"},
+    }
+    table.write_text(json.dumps({"schema": 1, "parts": [part]}), encoding="utf-8")
+    monkeypatch.setenv("BENCH_PEAKS", str(table))
+    device = CpuDevice(1)
+    device.close()
+    peak = device.peak("bf16", "NVIDIA L4")
+    assert peak is not None
+    assert (peak.flops_per_s, peak.device) == (7e12, "Mine")
 
 
 def test_a_known_device_has_its_peak_in_the_type_that_ran(

@@ -1,0 +1,166 @@
+"""Memory and load of one Neuron core: by the driver's files in /sys, else by neuron-monitor.
+
+Which of them it was is part of the record. Energy is told by neither. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from bench.backends import neuron_monitor, neuron_sysfs
+from bench.backends.neuron_monitor import Monitor
+from bench.backends.neuron_sysfs import Core
+
+NO_ENERGY = (
+    "the Neuron driver and neuron-monitor tell no joules: power is told as a share of a maximum "
+    "that is not published"
+)
+
+
+class Telemetry(ABC):
+    """What is told of one core."""
+
+    source: str | None = None
+    """Null: nothing is told."""
+
+    @abstractmethod
+    def memory_bytes(self) -> int | None:
+        """Return the device memory in use now; null: it is not told."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Begin the peak, and the load, anew."""
+
+    @abstractmethod
+    def peak_memory_bytes(self) -> int | None:
+        """Return the most since `reset`; null: it is not told, or also holds what came before."""
+
+    @abstractmethod
+    def load(self) -> dict[str, JsonValue]:
+        """Return how busy the core or its device has been, each figure with its unit."""
+
+    def close(self) -> None:  # noqa: B027 - only a program has to be ended
+        """End what was started."""
+
+
+class Untold(Telemetry):
+    """Nothing tells.
+
+    Args:
+        reason: Why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def memory_bytes(self) -> int | None:
+        """Return null."""
+        return None
+
+    def reset(self) -> None:
+        """Nothing to begin anew."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return null."""
+        return None
+
+    def load(self) -> dict[str, JsonValue]:
+        """Return why there is none."""
+        return {"telemetry_missing": self._reason}
+
+
+class Driver(Telemetry):
+    """The driver's files.
+
+    Args:
+        core: The core of this process.
+    """
+
+    source = "sysfs"
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._before: int | None = None
+
+    def memory_bytes(self) -> int | None:
+        """Read the counter of the core."""
+        return self._core.memory_bytes()
+
+    def reset(self) -> None:
+        """Note the driver's peak: clearing it takes root, and would clear it for everybody."""
+        self._before = self._core.peak_memory_bytes()
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the driver's peak if it rose after the reset: else it is a bound, no figure."""
+        peak = self._core.peak_memory_bytes()
+        rose = peak is not None and self._before is not None and peak > self._before
+        return peak if rose else None
+
+    def load(self) -> dict[str, JsonValue]:
+        """Return the power of the device over its last full minute."""
+        power = self._core.power()
+        if power is None:
+            return {"device_power_percent": None}
+        return {
+            "device_power_percent": power.mean,
+            "device_power_percent_min": power.low,
+            "device_power_percent_max": power.high,
+        }
+
+
+class Program(Telemetry):
+    """neuron-monitor, which runs until this is closed.
+
+    Args:
+        monitor: The program.
+    """
+
+    source = "neuron-monitor"
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def memory_bytes(self) -> int | None:
+        """Return what the latest document says."""
+        return self._monitor.memory_bytes()
+
+    def reset(self) -> None:
+        """Begin peak and mean anew."""
+        self._monitor.reset()
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the most of all documents since the reset."""
+        return self._monitor.peak_memory_bytes()
+
+    def load(self) -> dict[str, JsonValue]:
+        """Return the mean utilisation of the core since the reset, untimed passes included."""
+        return {"core_utilization_percent": self._monitor.utilization_percent()}
+
+    def close(self) -> None:
+        """End the program."""
+        self._monitor.close()
+
+
+def of_core(number: int, root: Path, lnc: int = 1) -> Telemetry:
+    """Return what tells of a core.
+
+    Args:
+        number: Of the core on this machine, as NEURON_RT_VISIBLE_CORES has it.
+        root: The file system that is looked at.
+        lnc: Physical cores in a logical one. Which of the driver's cores a logical one is made of
+            is not documented, so that the driver's files are read for 1 only.
+    """
+    cores = neuron_sysfs.cores(root) if lnc == 1 else []
+    if number < len(cores) and cores[number].memory_bytes() is not None:
+        return Driver(cores[number])
+    command = neuron_monitor.find()
+    if command is None:
+        return Untold("the driver shows no memory counter in /sys, and there is no neuron-monitor")
+    try:
+        return Program(Monitor(os.getpid(), number, command))
+    except OSError as error:
+        return Untold(f"neuron-monitor cannot be started: {error.strerror}")

@@ -1,0 +1,173 @@
+"""The check for whoever has a GPU: what it holds figures against, and that it runs to its end."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bench.results.store import Store
+from bench.scenarios.compose import load
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="0" skipped="{}"/></testsuites>'
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("gpu_bounds")
+
+
+def a_row(case: str = "compiled", **changes: Any) -> dict[str, Any]:
+    row = {
+        "case": case,
+        "outcome": "ok",
+        "reason": None,
+        "verdict": "measured",
+        "verdict_reason": None,
+        "samples_per_s": 100.0,
+        "mfu": 0.5,
+        "mfu_source": "989 TFLOP/s of NVIDIA H200 in bf16",
+        "settings": "precision=amp-bf16 compile=inductor",
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("counts", "code", "holds"),
+    [
+        ((20, 0, 4), 0, True),
+        ((20, 1, 0), 1, False),
+        # Nothing ran: that is no proof.
+        ((20, 0, 20), 0, False),
+        ((20, 0, 4), 2, False),
+    ],
+)
+def test_tests_hold_where_some_ran_and_none_failed(
+    bounds: ModuleType, counts: tuple[int, int, int], code: int, holds: bool
+) -> None:
+    assert bounds.tests_pass(REPORT.format(*counts), code).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "holds"),
+    [
+        ({}, 0, True),
+        ({"verdict": "noisy"}, 0, True),
+        ({"verdict": "suspect", "verdict_reason": "as_asked: fp32 ran"}, 0, False),
+        ({"outcome": "oom", "verdict": None, "reason": "80 GiB are not enough"}, 4, False),
+        ({}, 4, False),
+        # All refused: nothing was measured.
+        ({"outcome": "unsupported", "verdict": None, "reason": "no"}, 0, False),
+    ],
+)
+def test_rows_hold_where_all_are_measured_or_refused(
+    bounds: ModuleType, changes: dict[str, Any], code: int, holds: bool
+) -> None:
+    found = bounds.rows_can_be_believed("ladder", [a_row(**changes)], code)
+    assert found.holds is holds
+    told = changes.get("reason") or changes.get("verdict_reason") or ""
+    assert changes.get("outcome") == "unsupported" or told in found.figures
+
+
+@pytest.mark.parametrize(
+    ("ratios", "holds"),
+    [
+        ([1.0, 0.99, 1.01, 1.005, 0.995, 1.0], True),
+        ([0.9, 0.91, 0.9, 0.9, 0.9, 0.9], False),
+        # Five pairs enclose no median with 95 % confidence.
+        ([1.0] * 5, False),
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.1], False),
+    ],
+)
+def test_the_harness_holds_beside_the_loop_where_the_interval_does(
+    bounds: ModuleType, ratios: list[float], holds: bool
+) -> None:
+    found = bounds.beside([200 * ratio for ratio in ratios], [200.0] * len(ratios))
+    assert found.holds is holds
+    assert f"over {len(ratios)} pairs" in found.figures
+
+
+class TestPeak:
+    @pytest.mark.parametrize(("mfu", "holds"), [(0.45, True), (0.4499, False), (None, False)])
+    def test_it_takes_45_percent(self, bounds: ModuleType, mfu: float | None, holds: bool) -> None:
+        assert bounds.enough_of_the_peak([a_row(mfu=mfu)]).holds is holds
+
+    def test_only_compiled_amp_bf16_that_can_be_believed_counts(self, bounds: ModuleType) -> None:
+        rows = [
+            a_row("bf16", settings="precision=bf16 compile=inductor", mfu=0.9),
+            a_row("eager", settings="precision=amp-bf16", mfu=0.8),
+            a_row("lie", verdict="suspect", mfu=0.7),
+            a_row("slow", mfu=0.3),
+            a_row("best", mfu=0.4),
+        ]
+        assert bounds.best_compiled(rows)["case"] == "best"
+        found = bounds.enough_of_the_peak(rows)
+        assert not found.holds
+        assert found.figures == "40.0% of 989 TFLOP/s of NVIDIA H200 in bf16 (best)"
+        assert str(found).startswith("MISSED  amp-bf16, compiled, uses 45% of the dense")
+
+
+def test_the_gain_is_over_the_loop_and_never_of_a_suspect(bounds: ModuleType) -> None:
+    rows = [a_row("lie", verdict="suspect", samples_per_s=900.0), a_row(samples_per_s=300.0)]
+    assert bounds.gain(rows, [100.0, 400.0]) == "best rung: compiled, 1.50 times the loop's rate"
+    assert "no rung can be believed" in bounds.gain([rows[0]], [100.0])
+
+
+def test_its_rungs_are_a_scenario_that_does_the_same_work_everywhere() -> None:
+    scenario = load(str(BENCHMARKS / "gpu_rungs.yaml"))
+    assert scenario.model == "vit_base_patch16_224"
+    changed = {key for case in scenario.cases for key in case.set}
+    assert changed == {
+        "precision",
+        "compile",
+        "compile_mode",
+        "channels_last",
+        "optimizer_impl",
+    }
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_it_runs_to_its_end_with_a_tiny_model_on_the_cpu(tmp_path: Path) -> None:
+    results = tmp_path / "recorded"
+    command = [
+        *(sys.executable, str(BENCHMARKS / "gpu_check.py"), "--backend", "cpu"),
+        *("--model", "small-vit", "--batch-size", "16", "--results", str(results)),
+        *("--launches", "1", "--seconds", "0.3", "--pairs", "1"),
+        *("--rung", "baseline", "--rung", "batch-size"),
+        *("--rung", "amp-bf16", "--rung", "compiled", "--rung", "tf32"),
+        *("--set", "measure.health=false", "--set", "threads=1"),
+        *("--tests", "tests/backends/test_cpu_device.py"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
+    assert done.returncode == 1, done.stderr
+    told = done.stdout
+    assert (results / "gpu-check.txt").read_text(encoding="utf-8") == told
+    assert "holds   the tests of the device pass" in told
+    # One pair has no interval, and no processor is in the table of peaks.
+    assert "MISSED  harness / timm's loop is within 0.98 to 1.02" in told
+    assert "over 1 pairs" in told
+    assert "no such row has an MFU" in told
+    assert "profile of 5 steps of compiled: the device computed in" in told
+    assert "best rung: " in told
+    records = [stored.record for stored in Store(results).records()]
+    named = {(record.requested.scenario, record.requested.case) for record in records}
+    assert {("gpu-rungs", "amp-bf16"), ("gpu-rungs", "tf32")} <= named
+    assert {("vit-ladder", "baseline"), ("vit-ladder", "batch-size")} <= named
+    baseline, small = (
+        next(r.requested.knobs for r in records if r.requested.case == case)
+        for case in ("baseline", "batch-size")
+    )
+    assert (baseline.batch_size, small.batch_size) == (16, 8)
+    [trace] = results.glob("trace-*.json.gz")
+    assert trace.stat().st_size > 1000
