@@ -58,6 +58,7 @@ def contest_of(scenario: str, *options: str) -> tuple[str, ...]:
 
 
 @pytest.mark.torch
+@pytest.mark.alone
 @pytest.mark.slow
 class TestForReal:
     @pytest.mark.parametrize("how", ["by turns", "one at a time"])

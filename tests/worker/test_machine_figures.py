@@ -23,7 +23,7 @@ from bench.worker.gauges import DeviceGauge
 from tests.small_vit import SMALL_VIT
 from tests.worker.a_job import a_case, a_job
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.alone]
 
 MIB = 2**20
 RESETTABLE = pytest.mark.skipif(
