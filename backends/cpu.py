@@ -117,6 +117,10 @@ class CpuBackend(Backend):
         """Any number of processes share the processors, and one that waits uses none."""
         return True
 
+    def host_threads(self, knobs: Knobs) -> int | None:
+        """Count the threads of its operators; a compiler has a pool of its own."""
+        return host.threads_per_rank(knobs) if knobs.compile == "none" else None
+
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Give inductor a folder; torch's header precompiled for all programs stays outside."""
         if knobs.compile != "inductor":

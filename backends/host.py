@@ -5,8 +5,10 @@ Shared by the adapters; torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -41,6 +43,18 @@ def cpus_allowed() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
+
+
+def keep_on(cpus: Collection[int]) -> None:
+    """Keep this process, with the threads it has and those it will start, on these CPUs.
+
+    Raises:
+        OSError: none of them is there for it.
+    """
+    for thread in Path("/proc/self/task").iterdir():
+        # One that ends meanwhile needs no place.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cpus)
 
 
 def cpus_visible() -> int:

@@ -126,6 +126,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         session=job.session,
         round=job.round,
         in_turns=job.in_turns,
+        cpus=None if job.cpus is None else list(job.cpus),
         started=started.isoformat(timespec="seconds"),
         phases=phases,
         micro_batches_per_window=found.measured.micro_batches_per_window,
