@@ -179,8 +179,8 @@ class CpuDevice(Device):
         return host.peak_rss_bytes() if self._peak_is_reset else None
 
     def memory_bytes(self) -> int | None:
-        """Return the process's resident memory."""
-        return host.rss_bytes()
+        """Return what the process holds, without the files it maps."""
+        return host.anonymous_bytes()
 
     def energy(self) -> EnergyCount:
         """Read RAPL's package counters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     )
     with device.checkpointing():
         built = building.build(job, world, device)
+        gc.collect()  # or what building left is collected inside a window
         build_s = time.perf_counter() - begin
         reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
         turns = of_job(job, events, peers)
