@@ -375,6 +375,14 @@ class Backend(ABC):
         """
         return False
 
+    def host_threads(self, knobs: Knobs) -> int | None:
+        """Return how many threads of a rank compute on the host at once; null: it is not known.
+
+        Two launches that are compared by turns are kept on so many CPUs, the same for both: each
+        CPU has neighbours of its own. Null where a device, or a compiler, works beside them.
+        """
+        return None
+
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""
         return None

@@ -141,6 +141,10 @@ class CpuBackend(Backend):
         """Any number of processes share the processors, and one that waits uses none."""
         return True
 
+    def host_threads(self, knobs: Knobs) -> int | None:
+        """Count the threads of its operators; a compiler has a pool of its own."""
+        return host.threads_per_rank(knobs) if knobs.compile == "none" else None
+
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Give inductor a folder; torch's header precompiled for all programs stays outside."""
         if knobs.compile != "inductor":
@@ -202,8 +206,8 @@ class CpuDevice(Device):
         return host.peak_rss_bytes() if self._peak_is_reset else None
 
     def memory_bytes(self) -> int | None:
-        """Return the process's resident memory."""
-        return host.rss_bytes()
+        """Return what the process holds, without the files it maps."""
+        return host.anonymous_bytes()
 
     def energy(self) -> EnergyCount:
         """Read RAPL's package counters."""

@@ -5,8 +5,10 @@ Shared by the adapters; torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -43,6 +45,18 @@ def cpus_allowed() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
+def keep_on(cpus: Collection[int]) -> None:
+    """Keep this process, with the threads it has and those it will start, on these CPUs.
+
+    Raises:
+        OSError: none of them is there for it.
+    """
+    for thread in Path("/proc/self/task").iterdir():
+        # One that ends meanwhile needs no place.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cpus)
+
+
 def cpus_visible() -> int:
     """Return how many CPUs this process may run on."""
     return len(cpus_allowed())
@@ -72,6 +86,18 @@ def rss_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def anonymous_bytes(process: Path = _SELF) -> int:
+    """Return what this process holds without the files it maps; elsewhere its resident memory.
+
+    A system short of memory drops the pages of mapped files (torch's libraries are hundreds of
+    megabytes) and reads them again: resident memory then moves with nothing allocated or freed.
+    What was swapped out is still held. Source: proc_pid_status(5). Unit: bytes.
+    """
+    parts = [_status_bytes(process, name) for name in ("RssAnon", "RssShmem", "VmSwap")]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else rss_bytes()
+
+
 def reset_peak_rss(process: Path = _SELF) -> bool:
     """Begin the peak of this process's resident memory anew; false: the system does not let us."""
     try:
@@ -87,11 +113,15 @@ def peak_rss_bytes(process: Path = _SELF) -> int | None:
     Since the last `reset_peak_rss`, or since the process began. (getrusage's ru_maxrss is never
     reset: it would go on telling the peak of the start-up.) Unit: bytes.
     """
+    return _status_bytes(process, "VmHWM")
+
+
+def _status_bytes(process: Path, name: str) -> int | None:
     try:
         status = (process / "status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     for line in status.splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None

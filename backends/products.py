@@ -6,6 +6,7 @@ workers only: it uses torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,53 +44,53 @@ _NO_NUMBERS = frozenset({torch.bool, torch.int16, torch.int32, torch.int64})
 """They count or address something: no precision was asked for them."""
 
 
-class DispatchedAttention(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the kernels that compute attention, by name, while it is active.
+class Dispatched(TorchDispatchMode, ABC):  # type: ignore[no-untyped-call]
+    """Counts operators, by a name that it gives them, while it is active.
+
+    Code that was compiled before goes on running compiled under it: what is seen then is what the
+    compiled code leaves to libraries.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: Counter[str] = Counter()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Tell torch.compile not to step aside while this mode is active."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note the operator, and run it."""
+        self.look(func, args)
+        return func(*args, **(kwargs or {}))
+
+    @abstractmethod
+    def look(self, func: Any, args: Sequence[Any]) -> None:
+        """Count the operator, if it is one of those that are looked for."""
+
+
+class DispatchedAttention(Dispatched):  # type: ignore[no-untyped-call]
+    """Counts the kernels that compute attention.
 
     Attention that torch computes by separate products is none of them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kernels: Counter[str] = Counter()
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Tell torch.compile not to step aside while this mode is active."""
-        return True
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Note the operator, and run it."""
+    def look(self, func: Any, args: Sequence[Any]) -> None:
+        """Count a kernel of fused attention."""
         name = func._schema.name.rpartition("::")[2]
         if name.startswith(_ATTENTION):
-            self.kernels[name.strip("_")] += 1
-        return func(*args, **(kwargs or {}))
+            self.counted[name.strip("_")] += 1
 
 
-class DispatchedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts matrix products and convolutions by the type of their operands, while it is active.
+class DispatchedProducts(Dispatched):  # type: ignore[no-untyped-call]
+    """Counts matrix products and convolutions by the type of their operands."""
 
-    Code that was compiled before goes on running compiled under it: what is seen then is the
-    products that the compiled code leaves to libraries.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.types: Counter[str] = Counter()
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Tell torch.compile not to step aside while this mode is active."""
-        return True
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Note the operator, and run it."""
-        note(self.types, func, args)
-        return func(*args, **(kwargs or {}))
+    def look(self, func: Any, args: Sequence[Any]) -> None:
+        """Count a product."""
+        note(self.counted, func, args)
 
 
 def dispatched(run: Callable[[], Any]) -> dict[str, int]:
@@ -103,7 +104,7 @@ def dispatched(run: Callable[[], Any]) -> dict[str, int]:
     """
     with DispatchedProducts() as counter:
         run()
-    return dict(counter.types)
+    return dict(counter.counted)
 
 
 def counting_backend(counts: Counter[str]) -> Callable[..., Any]:

@@ -129,9 +129,9 @@ class XlaDevice(Device):
         return peak if peak is not None and before is not None and peak > before else None
 
     def memory_bytes(self) -> int | None:
-        """Return what the runtime says is in use; on the host's processors, resident memory."""
+        """Return what the runtime says is in use; on the host's processors, what we hold."""
         if self._on_cpu:
-            return host.rss_bytes()
+            return host.anonymous_bytes()
         return _memory_bytes(self.torch_device, "bytes_used")
 
     def energy(self) -> EnergyCount:

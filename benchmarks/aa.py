@@ -276,7 +276,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=60, help="in the pool of equal sides")
     parser.add_argument("--planted-pairs", type=int, default=30, help="in the other; 0: none")
     parser.add_argument("--runs", type=int, default=3, help="whole runs of either kind")
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed, per launch")
+    parser.add_argument("--seconds", type=float, default=3.0, help="timed, per launch")
     parser.add_argument("--draws", type=int, default=DRAWS, help="comparisons drawn from a pool")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the raw pools")
     parser.add_argument(

@@ -1,8 +1,9 @@
-"""One launch of the harness that waits for its turn between windows: the other side of overhead.py.
+"""One launch of the harness that waits for its turn before every window: one side of overhead.py.
 
-It runs the harness's own worker code, with one difference: before every window it says so on its
-standard output and waits for a line on its standard input. No window is open meanwhile. A line that
-holds a number of steps is a turn of the hand-written loop, which then runs in this process too.
+It runs the harness's own worker code, which has turns of its own: a side that has rested first runs
+a step untimed, since its caches are the other's. The launch says on its standard output that it
+waits, and a line on its standard input gives it its turn. A line that holds a number of steps is a
+turn of the hand-written loop, which then runs in this process too.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import handwritten_loop
 
+from bench.backends import registry
 from bench.backends.base import World
 from bench.worker import session
 from bench.worker.events import Events
-from bench.worker.job import Job
+from bench.worker.job import TURN_VARIABLE, Job
 
 
 class TurnEvents(Events):
-    """Events that nobody listens to, and that wait for a turn.
+    """Events of which only the wait for a turn is heard, on standard output.
 
     Args:
         guest: The hand-written loop: runs so many steps and returns their seconds. Null: it runs
@@ -33,6 +36,9 @@ class TurnEvents(Events):
     def __init__(self, guest: Callable[[int], float] | None) -> None:
         super().__init__(rank=0)
         self._guest = guest
+        self._window_s: float | None = None
+        hears, self._says = os.pipe()
+        os.environ[TURN_VARIABLE] = str(hears)
 
     def tell(
         self,
@@ -40,18 +46,18 @@ class TurnEvents(Events):
         total: int | None = None,
         samples_per_s: float | None = None,
         expected_s: float | None = None,
+        rested_cpu_s: float | None = None,
     ) -> None:
-        """Wait for a turn before every window."""
-        if expected_s is not None:
-            _say({"window_s": expected_s})
-            self._wait()
-        elif done is not None and total is not None and done < total:
-            _say({"done": done})
-            self._wait()
+        """Note how long a window is expected to be. Unit: seconds."""
+        self._window_s = self._window_s if expected_s is None else expected_s
 
-    def _wait(self) -> None:
-        while (line := sys.stdin.readline().strip()) and self._guest is not None:
-            _say({"seconds": self._guest(int(line))})
+    def wait(self, before: Literal["warm_up", "window", "end"]) -> None:
+        """Return when the next window may run; the rest of a launch is nobody's turn."""
+        if before == "window":
+            _say({"window_s": self._window_s})
+            while (line := sys.stdin.readline().strip()) and self._guest is not None:
+                _say({"seconds": self._guest(int(line))})
+        os.write(self._says, b".")
 
 
 def _say(message: dict[str, object]) -> None:
@@ -62,6 +68,9 @@ def main() -> None:
     """Run the job in the file that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument(
+        "--least-periods", type=int, help="of a window, instead of the backend's own choice"
+    )
     parser.add_argument("--guest", type=json.loads, help="command line of the loop beside it")
     args = parser.parse_args()
     guest = (
@@ -70,6 +79,9 @@ def main() -> None:
         else handwritten_loop.timed(handwritten_loop.arguments(args.guest))
     )
     job = Job.model_validate_json(args.job.read_bytes())
+    if args.least_periods is not None:
+        backend = type(registry.get(job.backend))
+        setattr(backend, "least_periods", lambda *_: args.least_periods)  # noqa: B010 - a method
     launch = session.run(job, World(), TurnEvents(guest), 0.0)
     if launch is None:
         raise RuntimeError("a world of one has a rank 0, and it returns the launch")

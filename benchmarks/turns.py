@@ -2,8 +2,8 @@
 
 While one computes the other waits, so both meet the same machine: on one that drifts by 10 %
 within a minute, two runs after each other could not be told apart to 2 %. Where one thread
-computes, both are kept on one and the same CPU. Each side is a process of its own, or both
-share one: that settles what two processes cannot where they differ for as long as they live.
+computes, both are kept on one and the same CPU. Both share a process, or each has its own: two
+processes may differ for as long as they live.
 This module must not import torch, and it must not decide anything from the numbers.
 """
 
@@ -60,12 +60,15 @@ class Drawn:
         return self.harness.samples_per_s / self.handwritten
 
 
-_WINDOWS_IN_STEP = 200
+_WINDOWS_IN_STEP = 100
 """Where a fence has nothing to wait for: the finer the turns, the more alike the machine. Two
-copies of the loop that take turns of 10 ms agree to 0.2 %, and with turns of 0.5 s to 2 %."""
-_WINDOWS_BEHIND = 12
-"""At most, where the device works behind the host: its windows are as long as ever, since a fence
-costs the time in which the queue fills again."""
+copies of the loop that take turns of 10 ms agree to 0.2 %, and with turns of 0.5 s to 2 %. Much
+finer, and what a launch reads before a window, outside its time, cools the caches for much of it.
+"""
+_WINDOWS_BEHIND, _PERIODS_BEHIND = 60, 10
+"""Where the device works behind the host: a fence costs the time in which its queue fills again,
+and a launch has long windows for that. Here both sides pay it, so turns can be short: with turns of
+2 s the ratios of pairs scattered by 4 %."""
 
 
 class Side:
@@ -139,8 +142,9 @@ class Handwritten:
         self._step_s = self._run(more) / more
 
     def turn(self, seconds: float) -> None:
-        """Time one block of about so many seconds."""
+        """Time one block of about so many seconds, behind a step that fills the caches again."""
         steps = max(1, round(seconds / self._step_s))
+        self._run(1)
         self.seconds += self._run(steps)
         self.steps += steps
 
@@ -157,7 +161,7 @@ class Harness:
         self.launch: Launch | None = None
 
     def warm_up(self) -> float:
-        """Wait until it is about to open its first window; returns a window's expected seconds."""
+        """Wait for it to come to its first window; returns a window's expected seconds."""
         return float(self._side.answer()["window_s"])
 
     def turn(self) -> None:
@@ -221,6 +225,8 @@ def draw(
             "seed": seed,
         }
         launch: dict[str, object] = {"job": job}
+        if behind:
+            launch["least-periods"] = _PERIODS_BEHIND
         if one_process:
             launch["guest"] = json.dumps(options(loop))
         with contextlib.ExitStack() as alive:
@@ -277,6 +283,7 @@ def _job(planned: Planned, seed: int, folder: str) -> Job:
         diagnose=False,
         cache="none",
         folder=folder,
+        in_turns=True,
     )
 
 

@@ -312,6 +312,8 @@ class Launch(Strict):
     in_turns: bool = False
     """Its windows alternated with those of another launch, and each rested while the other computed
     (`bench ab`)."""
+    cpus: list[int] | None = None
+    """It was kept on these, like the other side; null: it could use all that were visible."""
     started: UtcTime
     """ISO 8601, in UTC."""
     phases: Phases

@@ -10,6 +10,7 @@ import enum
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bench.results.prices import Prices
 
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130
+_GRACE_S = 5.0
 
 
 class Listed(enum.StrEnum):
@@ -325,9 +327,13 @@ def _main() -> None:
     except Exception as error:
         if not _is_users(error):
             raise
-        # Under torchrun every rank finds the same mistake, and one message is enough.
-        if os.environ.get("RANK", "0") == "0":
-            typer.echo(f"bench: {error}", err=True)
+        rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+        if rank != "0":
+            # Most mistakes meet all ranks, and torchrun ends them all once one has ended: rank 0
+            # must have spoken before. A rank that is still there afterwards is alone with its own.
+            time.sleep(_GRACE_S)
+        said_by = "" if rank == "0" else f"rank {rank}: "
+        typer.echo(f"bench: {said_by}{error}", err=True)
         sys.exit(EXIT_USAGE)
 
 

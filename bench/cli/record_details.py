@@ -55,6 +55,8 @@ def launch_lines(launch: Launch) -> Pairs:
     yield "value", f"{figure(launch.samples_per_s)} samples/s"
     cache = "no" if launch.compilation.cache == "none" else f"a {launch.compilation.cache}"
     turns = ", in turns with a launch of the other side" if launch.in_turns else ""
+    if launch.cpus is not None:
+        turns += f", both on CPU {', '.join(map(str, launch.cpus))}"
     yield "place", f"round {launch.round}, seed {launch.seed}, {cache} compile cache{turns}"
     seconds = launch.phases.model_dump()
     yield (

@@ -75,13 +75,13 @@ def run(
         try:
             launch = _launch(case, session, place)
         except RankFailed as failed:
-            if place.rank != 0:
-                # Most failures meet all ranks, and rank 0 must record its own before we end it.
-                time.sleep(_GRACE_S)
             said = "".join(traceback.format_exception(failed.__cause__ or failed))
             end = ending.reported(failed.failure, tail=ending.tail_of(said))
             if end.bad_case:
                 raise ScenarioError(case.title, end.reason) from failed
+            if place.rank != 0:
+                # Most failures meet all ranks, and rank 0 must record its own before we end it.
+                time.sleep(_GRACE_S)
     if place.rank == 0:
         launches = [] if launch is None else [launch]
         if end is None and (not_finite := ending.not_finite(launches[0])) is not None:

@@ -62,6 +62,8 @@ class Order:
     cache_environment: dict[str, str] = field(default_factory=dict)
     turn: int | None = None
     """Descriptor from which every rank reads a byte for each turn; null: it takes none."""
+    cpus: tuple[int, ...] | None = None
+    """The ranks compute on these; null: on any."""
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
@@ -220,6 +222,7 @@ def _job(order: Order, folder: Path) -> Job:
         cache=order.cache,
         folder=str(folder),
         in_turns=order.turn is not None,
+        cpus=order.cpus,
     )
 
 

@@ -85,6 +85,30 @@ def possible(a: Planned, b: Planned) -> bool:
     )
 
 
+def cpus_of_pair(first: Order, second: Order) -> tuple[int, ...] | None:
+    """Return the CPUs that both launches of a pair are kept on; null: they have their choice.
+
+    Two that stay on a CPU each would differ by what those CPUs' neighbours do, for as long as they
+    live. Every second pair, so that A B B A meets the same ones, the next CPUs are used. Where the
+    launches use all CPUs, or how many is not known, nothing is kept anywhere.
+    """
+    threads = [_threads(order) for order in (first, second)]
+    allowed = sorted(host.cpus_allowed())
+    if not hasattr(os, "sched_setaffinity") or None in threads:
+        return None
+    most = max(count for count in threads if count is not None)
+    if most >= len(allowed):
+        return None
+    start = first.index // 2 * most
+    return tuple(sorted(allowed[(start + place) % len(allowed)] for place in range(most)))
+
+
+def _threads(order: Order) -> int | None:
+    knobs = order.planned.case.knobs
+    of_a_rank = registry.get(order.planned.backend).host_threads(knobs)
+    return None if of_a_rank is None else of_a_rank * knobs.processes
+
+
 class OneAfterTheOther:
     """The second launch starts when the first has ended."""
 
@@ -118,8 +142,9 @@ class ByTurns:
     ) -> tuple[Played, Played]:
         """Run both; when one fails the other is ended."""
         table = _Table(watcher, stop, self._runner)
+        cpus = cpus_of_pair(first, second)
         with contextlib.closing(table):
-            players = table.seat(first), table.seat(second)
+            players = table.seat(first, cpus), table.seat(second, cpus)
             table.play(*players)
         for player in players:
             if player.error is not None:
@@ -192,9 +217,9 @@ class _Table:
     over: threading.Event = field(default_factory=threading.Event)
     seated: list[_Player] = field(default_factory=list)
 
-    def seat(self, order: Order) -> _Player:
+    def seat(self, order: Order, cpus: tuple[int, ...] | None) -> _Player:
         hears, says = os.pipe()
-        player = _Player(replace(order, turn=hears), hears, says)
+        player = _Player(replace(order, turn=hears, cpus=cpus), hears, says)
         self.seated.append(player)
         return player
 

@@ -108,7 +108,7 @@ class _Look:
         else:
             with products.DispatchedAttention() as attention:
                 found = self.device.matmul_types(self._period)
-            self.attention = attention.kernels
+            self.attention = attention.counted
         self.built.step.fence()
         if found is None:
             self.skipped.append(

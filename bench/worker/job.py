@@ -63,6 +63,8 @@ class Job(Strict):
     """Of this launch alone: logs, rendezvous, result and failures."""
     in_turns: bool = False
     """Before every window, wait for the parent's word that the launch beside this one rests."""
+    cpus: tuple[int, ...] | None = None
+    """From the first step on, compute on these; null: on any."""
     purpose: Literal["measure", "health"] = "measure"
     """`health`: updates on one batch that all ranks share, and nothing timed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     )
     with device.checkpointing():
         built = building.build(job, world, device)
+        gc.collect()  # or what building left is collected inside a window
         build_s = time.perf_counter() - begin
         reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
         turns = of_job(job, events, peers)
@@ -126,6 +128,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         session=job.session,
         round=job.round,
         in_turns=job.in_turns,
+        cpus=None if job.cpus is None else list(job.cpus),
         started=started.isoformat(timespec="seconds"),
         phases=phases,
         micro_batches_per_window=found.measured.micro_batches_per_window,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from typing import Literal
 
+from bench.backends import host
 from bench.measure.target import Peers
 from bench.measure.turns import UNDIVIDED, Undivided
 from bench.worker.events import Events
@@ -23,16 +25,22 @@ class Turn:
         events: Where waiting is announced.
         peers: The other ranks.
         descriptor: Where the word comes from, one byte for each rank.
+        cpus: Where this launch computes from the first step on; null: anywhere.
     """
 
-    def __init__(self, events: Events, peers: Peers, descriptor: int) -> None:
+    def __init__(
+        self, events: Events, peers: Peers, descriptor: int, cpus: Collection[int] | None = None
+    ) -> None:
         self._events = events
         self._peers = peers
         self._descriptor = descriptor
+        self._cpus = cpus
 
     def wait_to_begin(self) -> None:
         """Return when this launch may take its first step and warm up."""
         self._ask("warm_up")
+        if self._cpus is not None:
+            host.keep_on(self._cpus)
 
     def wait(self) -> bool:
         """Return when the next window may run.
@@ -69,4 +77,4 @@ def of_job(job: Job, events: Events, peers: Peers) -> Turn | Undivided:
     """Return the turns of this launch, as its job says."""
     if not job.in_turns:
         return UNDIVIDED
-    return Turn(events, peers, int(os.environ[TURN_VARIABLE]))
+    return Turn(events, peers, int(os.environ[TURN_VARIABLE]), job.cpus)

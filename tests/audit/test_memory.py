@@ -42,6 +42,13 @@ def test_an_arena_that_is_mapped_in_large_pieces_is_still_a_leak() -> None:
     assert found("memory_flat", memory_bytes=after(*steps)).result is FAIL
 
 
+def test_memory_given_back_once_does_not_hide_a_leak() -> None:
+    for at in range(2, 9):
+        steps = [20.0] * 9
+        steps[at] -= 50
+        assert found("memory_flat", memory_bytes=after(*steps)).result is FAIL, at
+
+
 def test_memory_that_stays_is_flat() -> None:
     assert found("memory_flat", memory_bytes=(START,) * 10).result is PASS
 

@@ -39,7 +39,7 @@ def test_a_peak_is_told_only_where_it_could_be_begun_anew(
 
 
 def test_the_memory_in_use_is_that_of_this_process(device: CpuDevice) -> None:
-    assert device.memory_bytes() == pytest.approx(host.rss_bytes(), rel=0.05)
+    assert device.memory_bytes() == pytest.approx(host.anonymous_bytes(), rel=0.05)
 
 
 def test_energy_is_a_figure_or_a_reason(device: CpuDevice) -> None:

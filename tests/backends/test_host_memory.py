@@ -62,3 +62,44 @@ def test_the_peak_is_read_from_the_status_of_the_process(tmp_path: Path) -> None
     assert host.peak_rss_bytes(tmp_path) == 1234 * 1024
     status.write_text("Name:\tpython\n", encoding="ascii")
     assert host.peak_rss_bytes(tmp_path) is None
+
+
+def test_what_is_held_is_without_mapped_files_and_with_what_is_swapped_out(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text(
+        "VmRSS: 700 kB\nRssAnon: 300 kB\nRssFile: 380 kB\nRssShmem: 20 kB\nVmSwap: 7 kB\n",
+        encoding="ascii",
+    )
+    assert host.anonymous_bytes(tmp_path) == 327 * 1024
+
+
+@pytest.mark.parametrize("status", [None, "Name:\tpython\n"], ids=["no /proc", "an old kernel"])
+def test_elsewhere_it_is_the_resident_memory(status: str | None, tmp_path: Path) -> None:
+    if status is not None:
+        (tmp_path / "status").write_text(status, encoding="ascii")
+    assert host.anonymous_bytes(tmp_path) == pytest.approx(host.rss_bytes(), rel=0.05)
+
+
+FILE_PAGES = f"""
+import mmap, pathlib, sys
+from bench.backends import host
+path = pathlib.Path(sys.argv[1])
+path.write_bytes(b"x" * 64 * {MIB})
+with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    before, resident = host.anonymous_bytes(), host.rss_bytes()
+    touched = sum(mapped[::4096])
+    print(host.anonymous_bytes() - before, host.rss_bytes() - resident)
+"""
+
+
+@pytest.mark.skipif(not CAN_RESET, reason="this system does not tell the parts of a process")
+def test_pages_of_a_mapped_file_are_not_held(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", FILE_PAGES, str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    held, resident = map(int, child.stdout.split())
+    assert held < 8 * MIB
+    assert resident > 56 * MIB

@@ -18,6 +18,7 @@ def test_the_shortest_of_three_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(stamps, None) is None
 
 
+@pytest.mark.alone
 def test_twice_the_instructions_take_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = []
     for _ in range(30):
@@ -28,6 +29,7 @@ def test_twice_the_instructions_take_twice_as_long(monkeypatch: pytest.MonkeyPat
     assert sorted(ratios)[15] == pytest.approx(2, rel=0.2)
 
 
+@pytest.mark.alone
 def test_waiting_for_other_threads_does_not_count() -> None:
     end = time.monotonic() + 1.0
     others = [threading.Thread(target=_count_until, args=(end,)) for _ in range(4)]

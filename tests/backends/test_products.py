@@ -162,11 +162,11 @@ def test_compiled_code_goes_on_running_compiled_while_its_products_are_counted()
     compiled()
     with Telling() as counter:
         compiled()
-    assert counter.types == {"bf16": NET}
+    assert counter.counted == {"bf16": NET}
     # What the compiler fused is not dispatched: had the module run eagerly, it would be.
     assert "aten::gelu" not in seen
     seen.clear()
     with Telling() as counter:
         eager()
-    assert counter.types == {"fp32": NET}
+    assert counter.counted == {"fp32": NET}
     assert "aten::gelu" in seen

@@ -10,6 +10,7 @@ from bench.scenarios.schema import Knobs
 from tests.backends import xla_child
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.xla,
     pytest.mark.slow,
     pytest.mark.skipif(not xla_child.INSTALLED, reason="torch_xla is not installed"),

@@ -52,6 +52,9 @@ def test_counting_starts_when_the_device_is_opened(counted: dict[str, Any]) -> N
         "compile_s": 0.0,
         "executions": 0,
         "fallbacks": {},
+        "graph_breaks": None,
+        "recompiles": None,
+        "graphs_skipped": None,
     }
 
 

@@ -93,6 +93,7 @@ def test_several_adam_updates_in_a_graph_compile_again_when_their_scalars_become
     assert not [step for step in steps if 2 * per_graph + 1 < step <= 300]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_fenced_window_is_true_where_a_step_clock_is_not() -> None:
     case = Knobs.model_validate(

@@ -20,7 +20,7 @@ from tests.audit.honest import FAIL, PASS, found
 from tests.lies.real_runs import caught, launched
 from tests.measure.fakes import FakeClock
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.alone]
 
 LIFETIME_S = 60
 BURN = f"""

@@ -10,6 +10,7 @@ from tests.lies import xla_runs
 from tests.lies.real_runs import caught, first_passing, words
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.xla,
     pytest.mark.slow,
     pytest.mark.timeout(600),

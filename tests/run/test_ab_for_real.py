@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from bench.backends import host
 from bench.results.checks import failed
 from bench.results.record import Outcome, Weight
 from tests.run.driver import Bench
@@ -58,6 +59,7 @@ def contest_of(scenario: str, *options: str) -> tuple[str, ...]:
 
 
 @pytest.mark.torch
+@pytest.mark.alone
 @pytest.mark.slow
 class TestForReal:
     @pytest.mark.parametrize("how", ["by turns", "one at a time"])
@@ -82,6 +84,9 @@ class TestForReal:
         for pair, a, b in zip(row["pairs"], ours.launches, theirs.launches, strict=True):
             assert a.seed == b.seed
             assert (a.in_turns, b.in_turns) == (how == "by turns",) * 2
+            assert a.cpus == b.cpus
+            kept = how == "by turns" and host.cpus_visible() > 1
+            assert (a.cpus is None) != kept
             assert pair["a_samples_per_s"] == a.samples_per_s
             assert pair["b_samples_per_s"] == b.samples_per_s
         assert failed([*ours.launches, *theirs.launches], Weight.SUSPECT) == []

@@ -10,7 +10,7 @@ import pytest
 from bench.results.record import Outcome, Phase, Record
 from tests.run.driver import Bench, Finished
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.torch, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(400)]
 
 FAULTS = """\
 cases:

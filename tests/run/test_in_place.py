@@ -46,6 +46,19 @@ def refused(bench: Bench, *arguments: str, cases: str = "", head: str = HEAD) ->
     return message.removeprefix("bench: ")
 
 
+def test_a_mistake_that_only_one_rank_meets_is_said_by_that_rank(bench: Bench) -> None:
+    finished = bench("run", "nowhere", environment={**RANK_0_OF_2, "RANK": "1"})
+    assert finished.code == 2
+    (message,) = finished.complaints
+    assert message.startswith("bench: rank 1: scenario: 'nowhere' ")
+
+
+def test_a_rank_without_torchrun_is_nobodys(bench: Bench) -> None:
+    finished = bench("run", "nowhere", environment={"RANK": "1"})
+    (message,) = finished.complaints
+    assert message.startswith("bench: scenario: 'nowhere' ")
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         ("arguments", "place"),

@@ -7,7 +7,7 @@ import pytest
 from bench.results.record import CheckResult, Outcome, Record, Verdict, Weight
 from tests.run.driver import Bench, Finished
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.torch, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(400)]
 
 LIES = """\
 cases:

@@ -16,12 +16,20 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.backends import host
 from bench.backends.base import Probe
 from bench.results.record import Keys, Launch, Outcome, Phase
 from bench.run.ending import End
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned
-from bench.run.turns import ByTurns, OneAfterTheOther, Played, Result, possible
+from bench.run.turns import (
+    ByTurns,
+    OneAfterTheOther,
+    Played,
+    Result,
+    cpus_of_pair,
+    possible,
+)
 from bench.worker.job import Event
 from tests.builders import a_case, launches_of
 
@@ -324,3 +332,47 @@ class TestPossible:
 
     def test_not_on_a_device_that_does_not_say_so(self) -> None:
         assert not possible(a_plan("A", backend="xla"), a_plan("B", backend="xla"))
+
+
+class TestCpusOfPair:
+    @pytest.fixture(autouse=True)
+    def four_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host, "cpus_allowed", lambda: frozenset({1, 2, 5, 7}))
+
+    def test_both_are_kept_on_one_cpu_and_the_next_block_of_pairs_on_the_next(self) -> None:
+        order = an_order("A", threads=1)
+        pairs = [replace(order, index=index) for index in range(10)]
+        kept = [cpus_of_pair(pair, pair) for pair in pairs]
+        assert kept == [(1,), (1,), (2,), (2,), (5,), (5,), (7,), (7,), (1,), (1,)]
+
+    def test_as_many_as_all_ranks_of_the_larger_side_have_threads(self) -> None:
+        small, large = an_order("A", threads=1), an_order("B", threads=3)
+        assert cpus_of_pair(small, large) == (1, 2, 5)
+        assert cpus_of_pair(replace(large, index=2), small) == (1, 2, 7)
+        ranks = an_order("A", threads=1, processes=2, engine="ddp")
+        assert cpus_of_pair(ranks, ranks) == (1, 2)
+
+    def test_who_uses_all_cpus_is_not_kept_anywhere(self) -> None:
+        for threads in (None, 4, 8):
+            order = an_order("A", threads=threads)
+            assert cpus_of_pair(order, order) is None
+
+    def test_nor_is_a_compiler_or_a_device_beside_the_threads(self) -> None:
+        alone = an_order("A", threads=1)
+        compiled = an_order("B", threads=1, compile="inductor")
+        assert cpus_of_pair(alone, compiled) is None
+        lazy = replace(alone, planned=a_plan("B", "xla", threads=1))
+        assert cpus_of_pair(lazy, alone) is None
+
+    def test_the_launches_are_told(self) -> None:
+        told: dict[str, tuple[int, ...] | None] = {}
+        rank = Rank({"A": 1, "B": 1})
+
+        def runner(
+            order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]
+        ) -> Launch | End:
+            told[order.planned.case.case] = order.cpus
+            return rank(order, on_event, stop)
+
+        ByTurns(runner)(an_order("A", threads=1), an_order("B", threads=1), Noted(), NEVER)
+        assert told == {"A": (1,), "B": (1,)}

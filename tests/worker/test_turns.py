@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bench.backends import host
 from bench.measure.target import ALONE
 from bench.measure.turns import UNDIVIDED, Undivided
 from bench.results.record import Phase
@@ -76,6 +77,34 @@ def test_the_beginning_is_announced_as_such(parent: Parent, tmp_path: Path) -> N
     os.write(parent.says, b".")
     turn.wait_to_begin()
     assert parent.heard()[0]["waiting"] == "warm_up"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no affinity")
+def test_from_the_first_step_on_all_threads_compute_on_the_cpus_of_the_pair(
+    parent: Parent, tmp_path: Path
+) -> None:
+    before = os.sched_getaffinity(0)
+    cpu = max(before)
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    job = a_job(tmp_path).model_copy(update={"in_turns": True, "cpus": (cpu,)})
+    try:
+        turn = of_job(job, Events(0), ALONE)
+        assert os.sched_getaffinity(0) == before
+        os.write(parent.says, b".")
+        turn.wait_to_begin()
+        assert os.sched_getaffinity(0) == {cpu}
+        assert os.sched_getaffinity(other.native_id or 0) == {cpu}
+        later: list[set[int]] = []
+        started = threading.Thread(target=lambda: later.append(os.sched_getaffinity(0)))
+        started.start()
+        started.join()
+        assert later == [{cpu}]
+    finally:
+        end.set()
+        other.join()
+        host.keep_on(before)
 
 
 def test_the_end_is_announced_as_such(parent: Parent, tmp_path: Path) -> None:
