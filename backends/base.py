@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +64,10 @@ class Unsupported(Exception):  # noqa: N818 - an outcome, not an error
     def __init__(self, knob: str, value: JsonValue, reason: str) -> None:
         super().__init__(f"{knob}={value}: {reason}")
         self.refusal = Refusal(knob=knob, value=value, reason=reason)
+
+
+class CompileFailed(Exception):  # noqa: N818 - an outcome, not an error
+    """Raised where a compiler has given up; the message is what it said last."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,30 @@ class ClockRates:
     """How often each reason for running slower was met, since some fixed moment."""
     calculation_us: float | None = None
     """What a fixed calculation takes on it; null: none is made there. Unit: microseconds."""
+
+
+@dataclass(frozen=True)
+class Precompilation:
+    """How the compile cache of a case is filled before its first launch, by `--precompile`.
+
+    An untimed run of a few steps does it, a process group like a launch; those of several cases are
+    alive at once.
+    """
+
+    alone: bool = False
+    """Nothing runs beside it: there is one device, or its compiler times what it chooses from."""
+    devices: tuple[str, ...] | None = None
+    """All devices by name, of which a run is shown as many as it has ranks and no other run has
+    them meanwhile; null: what there is is shared."""
+    shown_by: str | None = None
+    """The variable that shows a process some of them alone: their names, with commas between."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What else the run is told, beside the environment of the case."""
+    notes: bool = False
+    """Told so, the device notes the graphs and computes nothing, so that no value means anything.
+    `Backend.compile_noted` compiles them afterwards."""
+    compilers: int | None = None
+    """How many processes may do that at once; null: one for each CPU."""
 
 
 class Device(ABC):
@@ -316,6 +344,13 @@ class Backend(ABC):
     """The planning half of an adapter, registered in the entry-point group `bench.backends`."""
 
     name: ClassVar[str]
+    families: ClassVar[Collection[str]] = ()
+    """Groups of knobs of one device family, as `neuron` is, that this adapter knows: it honours or
+    refuses each of them. All others are refused for it (`bench.backends.families`)."""
+    compiler_words: ClassVar[Collection[str]] = ()
+    """What an error says that the compiler has caused, where its class does not tell."""
+    memory_words: ClassVar[Collection[str]] = ()
+    """What an error says for want of the device's memory, where its class does not tell."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -386,3 +421,31 @@ class Backend(ABC):
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""
         return None
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Return how the cache of `compile_cache` is filled before the first launch.
+
+        Null: the case compiles nothing, so that there is nothing to do. A refusal: what it compiles
+        would not be there for its launches.
+        """
+        if self.compile_cache(knobs, probe, "") is None:
+            return Refusal(
+                knob="--precompile",
+                value=True,
+                reason=f"{self.name} keeps no compiled code from one process to the next",
+            )
+        return Precompilation(alone=True)
+
+    def compile_noted(self, jobs: int) -> int:
+        """Compile the graphs that an untimed run has noted, and return how many there were.
+
+        Runs in a child of its own, in the environment of the case and its cache, without a device.
+        Called only where `Precompilation.notes` is set.
+
+        Args:
+            jobs: How many to compile at once.
+
+        Raises:
+            CompileFailed: one of them cannot be compiled; what the compiler said was printed.
+        """
+        raise NotImplementedError("a backend whose devices note graphs compiles them")

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import host, neuron_knobs
+from bench.backends import host
 from bench.backends.base import (
     Backend,
     ClockRates,
     Counters,
     Device,
     EnergyCount,
+    Precompilation,
     Probe,
     Refusal,
     World,
@@ -73,6 +74,7 @@ class CpuBackend(Backend):
                 "bf16_instructions": bf16,
                 "fp16_instructions": bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
                 "float8_emulated": emulated,
+                "torchao": importlib.util.find_spec("torchao") is not None,
             },
             warnings=warnings,
         )
@@ -131,7 +133,7 @@ class CpuBackend(Backend):
                 knobs.processes,
                 f"only {cpus} CPUs are visible: ranks would share one",
             )
-        return [*found, *neuron_knobs.refused_elsewhere(knobs)]
+        return found
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the host's processors with this rank's share of the threads."""
@@ -151,6 +153,12 @@ class CpuBackend(Backend):
             return None
         return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
 
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Let untimed runs share the processors, unless inductor times kernels to choose one."""
+        if knobs.compile != "inductor":
+            return None
+        return Precompilation(alone=(knobs.compile_mode or "").startswith("max-autotune"))
+
 
 def _no_such_precision(knobs: Knobs, probe: Probe) -> str | None:
     """Return why the precision cannot be had here; null: it can."""
@@ -160,6 +168,8 @@ def _no_such_precision(knobs: Knobs, probe: Probe) -> str | None:
         return "TF32 is a format of NVIDIA's tensor cores"
     if knobs.precision in FLOAT8 and not probe.facts.get("float8_emulated"):
         return "no processor multiplies float8: it would be emulated, and slower than fp32"
+    if knobs.precision in FLOAT8 and not probe.facts.get("torchao"):
+        return 'torchao, which emulates it, is not installed: pip install "accelbench[fp8]"'
     if knobs.precision == "amp-fp16" and not probe.facts.get("fp16_instructions"):
         return (
             "this processor has no fp16 instructions: every product would be converted, and take "

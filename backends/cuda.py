@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import host, neuron_knobs
-from bench.backends.base import Backend, Device, Probe, Refusal, World
+from bench.backends import host
+from bench.backends.base import Backend, Device, Precompilation, Probe, Refusal, World
 from bench.scenarios.schema import FLOAT8, Knobs
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
@@ -103,7 +104,6 @@ class CudaBackend(Backend):
             *_float8(knobs, probe),
             *_compiling(knobs, probe),
             *_layout(knobs, probe),
-            *neuron_knobs.refused_elsewhere(knobs),
         ]
 
     def open(self, knobs: Knobs, world: World) -> Device:
@@ -143,6 +143,20 @@ class CudaBackend(Backend):
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TRITON_CACHE_DIR": str(Path(folder) / "triton"),
         }
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Give each untimed run GPUs of its own: two would share a memory that is made for one.
+
+        Inductor and Triton also time kernels there, to choose one.
+        """
+        if knobs.compile != "inductor":
+            return None
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = shown.split(",") if shown else [str(number) for number in range(probe.device_count)]
+        # AMD's runtime has variables of its own beside this one, which may choose already.
+        if probe.flavour == "rocm" or not names:
+            return Precompilation(alone=True)
+        return Precompilation(devices=tuple(names), shown_by="CUDA_VISIBLE_DEVICES")
 
     def _no_device(self) -> tuple[str, str] | None:
         """Return why there is no GPU to open, with what to do; null: one is visible."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch_xla.distributed.xla_backend  # noqa: F401 - registers the process group
 from pydantic import JsonValue
 
-from bench.backends import neuron_environment, neuron_sysfs, neuron_telemetry
+from bench.backends import neuron_cores, neuron_environment, neuron_sysfs, neuron_telemetry
 from bench.backends.base import ClockRates, EnergyCount, Unsupported
 from bench.backends.xla_device import XlaDevice
 from bench.scenarios.schema import Knobs
@@ -23,7 +23,7 @@ _TOLD = (
     "NEURON_RT_STOCHASTIC_ROUNDING_EN",
     "NEURON_RT_STOCHASTIC_ROUNDING_SEED",
     "NEURON_RT_VISIBLE_CORES",
-    "NEURON_LOGICAL_NC_CONFIG",
+    neuron_cores.LNC,
     "XLA_DISABLE_FUNCTIONALIZATION",
 )
 
@@ -57,8 +57,9 @@ class NeuronDevice(XlaDevice):
         self._simulated = simulated
         self._instance = neuron_sysfs.instance_type(root)
         self._cached_before = _compiled_graphs()
-        family = (self._instance or "").partition(".")[0]
-        lnc = knobs.neuron.lnc or (1 if family in ("inf2", "trn1", "trn1n") else 2)
+        family = None if self._instance is None else self._instance.partition(".")[0]
+        # Of how many the core is made that was opened: an import may have said it, as a knob may.
+        lnc = neuron_cores.lnc(family, os.environ)
         core = int(os.environ.get(neuron_environment.VISIBLE, "0"))
         self._telemetry = neuron_telemetry.of_core(core, root, lnc)
 
@@ -84,13 +85,13 @@ class NeuronDevice(XlaDevice):
 
     def describe(self) -> dict[str, JsonValue]:
         """Add the machine, the settings as they are now, and what the core's counters say."""
-        flags = dict(neuron_environment.options(os.environ.get(neuron_environment.FLAGS, "")))
+        flags = os.environ.get(neuron_environment.FLAGS, "")
         return {
             **super().describe(),
             "flavour": "xla",
             "simulated": self._simulated,
             "instance": self._instance,
-            "compiler_options": {name: flags[name] for name in sorted(flags) if _is_ours(name)},
+            "compiler_options": neuron_environment.recorded_options(flags),
             **{name: os.environ.get(name) for name in _TOLD},
             "compiled_graphs_in_cache_at_start": self._cached_before,
             "telemetry": self._telemetry.source,
@@ -101,10 +102,6 @@ class NeuronDevice(XlaDevice):
         """Stop the loader threads and what was started to read counters."""
         self._telemetry.close()
         super().close()
-
-
-def _is_ours(option: str) -> bool:
-    return option in neuron_environment.KNOB_OF
 
 
 def _compiled_graphs() -> int | None:

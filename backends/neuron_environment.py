@@ -1,8 +1,8 @@
 """What the Neuron compiler and runtime are told through the environment, before anything starts.
 
 Importing torch_xla, libneuronxla or torch_neuronx reads the environment and writes to it, and the
-runtime reads the rest when the first device is opened: everything here is decided before.
-Torch-free.
+runtime reads the rest when the first device is opened: everything here is decided before. The XLA
+flavour is told all of it; what the native one shares has functions of its own. Torch-free.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from pydantic import JsonValue
+
 from bench.backends.base import Refusal, World
 from bench.scenarios.schema import Knobs, NeuronKnobs
 
 FLAGS = "NEURON_CC_FLAGS"
 VISIBLE = "NEURON_RT_VISIBLE_CORES"
 CACHE = "NEURON_COMPILE_CACHE_URL"
+SAID_UNSEEN = "the environment says it, where the row would not show it: unset it there"
 _CACHE_IS_OURS = "the compile cache is private to a run, so that cold and warm are what they say"
 KNOB_OF = {
     "--auto-cast": "neuron.auto_cast",
@@ -36,7 +39,6 @@ _ALIASES = {"-O": "--optlevel", "-lnc": "--logical-nc-config", "--lnc": "--logic
 _SWITCHES = ("--enable-mixed-precision-accumulation", "--disable-mixed-precision-accumulation")
 _ROOT_PORT = 62182
 """The port that torch_xla chooses for the first exchange between ranks of one machine."""
-_BF16_VARIABLES = ("XLA_USE_BF16", "XLA_DOWNCAST_BF16")
 _BF16_PRECISIONS = ("bf16", "bf16-env")
 
 
@@ -67,15 +69,26 @@ def compiler_flags(knobs: NeuronKnobs, inherited: str = "") -> str:
 
 
 def of_case(knobs: Knobs, inherited: str = "") -> dict[str, str]:
-    """Return the variables of all ranks of a case that concern the compiler and the runtime."""
+    """Return the variables of all ranks of a case under torch_xla."""
+    return {
+        "XLA_USE_BF16": "1" if knobs.precision == "bf16-env" else "0",
+        "XLA_DOWNCAST_BF16": "0",
+        "XLA_DISABLE_FUNCTIONALIZATION": "0" if knobs.neuron.functionalization else "1",
+    } | of_both_flavours(knobs, inherited)
+
+
+def of_both_flavours(knobs: Knobs, inherited: str = "") -> dict[str, str]:
+    """Return what the compiler and the runtime are told, whoever hands them the graphs.
+
+    Args:
+        knobs: Of the case.
+        inherited: The compiler's options as the user has them.
+    """
     neuron = knobs.neuron
     rounding = neuron.stochastic_rounding
     if rounding is None:
         rounding = knobs.precision in _BF16_PRECISIONS
     chosen = {
-        "XLA_USE_BF16": "1" if knobs.precision == "bf16-env" else "0",
-        "XLA_DOWNCAST_BF16": "0",
-        "XLA_DISABLE_FUNCTIONALIZATION": "0" if neuron.functionalization else "1",
         FLAGS: compiler_flags(neuron, inherited),
         "NEURON_RT_STOCHASTIC_ROUNDING_EN": "1" if rounding else "0",
     }
@@ -100,14 +113,8 @@ def of_rank(world: World, variables: Mapping[str, str]) -> dict[str, str]:
     """
     if "TORCHELASTIC_RUN_ID" in variables:
         return {}
-    shown = visible_cores(variables.get(VISIBLE, ""))
-    cores = list(range(world.size)) if shown is None else shown
-    if world.local_rank >= len(cores):
-        raise ValueError(
-            f"local rank {world.local_rank} has no core of its own: {VISIBLE}={variables[VISIBLE]}"
-        )
     chosen = {
-        VISIBLE: str(cores[world.local_rank]),
+        VISIBLE: str(core_of(world, variables)),
         "NEURON_PJRT_PROCESSES_NUM_DEVICES": ",".join(["1"] * world.size),
         "NEURON_PJRT_PROCESS_INDEX": str(world.rank),
     }
@@ -120,6 +127,21 @@ def of_rank(world: World, variables: Mapping[str, str]) -> dict[str, str]:
             "PJRT_LOCAL_PROCESS_RANK": str(world.local_rank),
         }
     return chosen
+
+
+def core_of(world: World, variables: Mapping[str, str]) -> int:
+    """Return the core of a rank: that of its local number, among those that the user shows.
+
+    Raises:
+        ValueError: fewer cores are visible than there are ranks.
+    """
+    shown = visible_cores(variables.get(VISIBLE, ""))
+    cores = list(range(world.size)) if shown is None else shown
+    if world.local_rank >= len(cores):
+        raise ValueError(
+            f"local rank {world.local_rank} has no core of its own: {VISIBLE}={variables[VISIBLE]}"
+        )
+    return cores[world.local_rank]
 
 
 def visible_cores(written: str) -> list[int] | None:
@@ -141,8 +163,8 @@ def visible_cores(written: str) -> list[int] | None:
     return found
 
 
-def inherited_refusals(knobs: Knobs, variables: Mapping[str, str]) -> Iterator[Refusal]:
-    """Refuse what the user's environment says and a knob, or the run itself, has to say."""
+def inherited_options(variables: Mapping[str, str]) -> Iterator[Refusal]:
+    """Refuse the compiler's options of the user's environment that a knob or the run has to say."""
     for option, _ in options(variables.get(FLAGS, "")):
         if option in _CACHE_OPTIONS:
             yield Refusal(
@@ -152,18 +174,7 @@ def inherited_refusals(knobs: Knobs, variables: Mapping[str, str]) -> Iterator[R
             yield Refusal(
                 knob=FLAGS,
                 value=option,
-                reason=f"the environment says it, where the row would not show it: unset it there, "
-                f"and set {KNOB_OF[option]}",
-            )
-    asked = knobs.precision
-    for name in _BF16_VARIABLES:
-        if asked in ("amp-bf16", "bf16") and variables.get(name, "0") not in ("", "0"):
-            yield Refusal(
-                knob="precision",
-                value=asked,
-                reason=f"{name}={variables[name]} in the environment turns float32 into bfloat16 "
-                f"behind it: AWS warns against {name} together with autocast or a cast, whose "
-                "float32 parts it overrides; unset it",
+                reason=f"{SAID_UNSEEN}, and set {KNOB_OF[option]}",
             )
 
 
@@ -206,6 +217,12 @@ def options(flags: str) -> list[tuple[str, str]]:
         elif found and found[-1][1] == "":
             found[-1] = (found[-1][0], word)
     return found
+
+
+def recorded_options(flags: str) -> dict[str, JsonValue]:
+    """Return all options of the compiler for a record, which holds no folder of this machine."""
+    told = dict(options(flags))
+    return {name: "<path>" if "/" in told[name] else told[name] for name in sorted(told)}
 
 
 def _opposite(switch: str) -> str:

@@ -13,12 +13,15 @@ from pydantic import JsonValue
 
 from bench.backends import neuron_monitor, neuron_sysfs
 from bench.backends.neuron_monitor import Monitor
-from bench.backends.neuron_sysfs import Core
+from bench.backends.neuron_sysfs import Core, Cycles
 
 NO_ENERGY = (
     "the Neuron driver and neuron-monitor tell no joules: power is told as a share of a maximum "
     "that is not published"
 )
+
+DRIVERS_PEAK, MOST_READ = "the driver's", "the most that was read between windows"
+"""What a peak of a core's memory is, where the driver's files tell of it."""
 
 
 class Telemetry(ABC):
@@ -85,27 +88,53 @@ class Driver(Telemetry):
     def __init__(self, core: Core) -> None:
         self._core = core
         self._before: int | None = None
+        self._most: int | None = None
+        self._peak_is: str | None = None
+        self._cycles: Cycles | None = None
 
     def memory_bytes(self) -> int | None:
         """Read the counter of the core."""
-        return self._core.memory_bytes()
+        found = self._core.memory_bytes()
+        if found is not None:
+            self._most = max(self._most or 0, found)
+        return found
 
     def reset(self) -> None:
         """Note the driver's peak: clearing it takes root, and would clear it for everybody."""
         self._before = self._core.peak_memory_bytes()
+        self._most = None
+        self._cycles = self._core.tensor_cycles()
 
     def peak_memory_bytes(self) -> int | None:
-        """Return the driver's peak if it rose after the reset: else it is a bound, no figure."""
+        """Return the driver's peak if it rose after the reset, else the most of all readings.
+
+        A peak that did not rise may be another program's. The readings are made between windows:
+        what an execution takes for itself the runtime keeps while its graph is loaded.
+        """
         peak = self._core.peak_memory_bytes()
-        rose = peak is not None and self._before is not None and peak > self._before
-        return peak if rose else None
+        if peak is not None and self._before is not None and peak > self._before:
+            self._peak_is = DRIVERS_PEAK
+            return peak
+        self.memory_bytes()
+        self._peak_is = None if self._most is None else MOST_READ
+        return self._most
 
     def load(self) -> dict[str, JsonValue]:
-        """Return the power of the device over its last full minute."""
+        """Return the tensor engine's work since `reset`, and the device's last minute of power.
+
+        What the peak is that was asked for last is told beside them.
+        """
+        now, before = self._core.tensor_cycles(), self._cycles
+        share = None if now is None or before is None else now.multiplied_percent(before)
+        found: dict[str, JsonValue] = {
+            "tensor_engine_percent": share,
+            "peak_memory_is": self._peak_is,
+        }
         power = self._core.power()
         if power is None:
-            return {"device_power_percent": None}
+            return {**found, "device_power_percent": None}
         return {
+            **found,
             "device_power_percent": power.mean,
             "device_power_percent_min": power.low,
             "device_power_percent_max": power.high,
@@ -145,14 +174,14 @@ class Program(Telemetry):
         self._monitor.close()
 
 
-def of_core(number: int, root: Path, lnc: int = 1) -> Telemetry:
+def of_core(number: int, root: Path, lnc: int | None = 1) -> Telemetry:
     """Return what tells of a core.
 
     Args:
         number: Of the core on this machine, as NEURON_RT_VISIBLE_CORES has it.
         root: The file system that is looked at.
-        lnc: Physical cores in a logical one. Which of the driver's cores a logical one is made of
-            is not documented, so that the driver's files are read for 1 only.
+        lnc: Physical cores in a logical one; null: not told. Which of the driver's cores a logical
+            one is made of is not documented, so that the driver's files are read for 1 only.
     """
     cores = neuron_sysfs.cores(root) if lnc == 1 else []
     if number < len(cores) and cores[number].memory_bytes() is not None:

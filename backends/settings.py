@@ -9,7 +9,9 @@ no machine: the page is the same wherever it is made.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import sys
 import types
 import typing
@@ -20,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
-from bench.backends import registry
+from bench.backends import families, registry
 from bench.backends.base import Backend, Probe, Refusal
 from bench.scenarios.schema import Knobs
 
@@ -37,6 +39,7 @@ _NEEDS: Mapping[str, Mapping[str, JsonValue]] = {
     "data.prefetch": {"data.workers": 2},
     "momentum": {"optimizer": "sgd"},
     "neuron.auto_cast_type": {"neuron.auto_cast": "matmult"},
+    "neuron.model_type=unet-inference": {"task": "infer"},
     "precision=fp8-tensorwise": {"compile": "inductor"},
     "precision=fp8-rowwise": {"compile": "inductor"},
 }
@@ -48,10 +51,18 @@ What each backend does with each knob. Made from the code, by
 
     python -m bench.backends.settings > docs/settings.md
 
-and a test holds the page against the code. **honoured**: it acts, and the audit looks at what ran.
+and a test holds the page against the code. **honoured**: the code hands it to what acts on it.
 **refused**: the case becomes an `unsupported` row with the reason whose number stands there;
 nothing is ignored or replaced. **not applicable**: the knob belongs to another setting, which is
 refused here.
+
+Whether what is honoured has acted the audit looks at, for most knobs: precision, compilation,
+optimizer, engine, sizes, batches and graphs are read back or counted, and `bench show` has every
+check of a record. Nothing looks at queues and transfers (`data.workers`, `data.prefetch`,
+`data.pin_memory`, `loader.prefetch`, `loader.device_prefetch`, `loader.transfer_threads`). Of the
+settings under `neuron.` the record holds what the environment said once everything was imported;
+only the casts are looked for in what was computed. What has never run on its device is named in
+[neuron.md](neuron.md), recomputed activations (`activation_checkpointing`) among it.
 
 A machine may refuse more: where a compiler or a library is missing, where there are fewer devices
 than `processes`, or where a model cannot do it. `bench run SCENARIO --backend NAME --dry-run` says
@@ -89,7 +100,7 @@ class Column:
 
     def refusals(self, knobs: Knobs) -> list[Refusal]:
         """Return what the adapter refuses of a case on this device; of none, nothing."""
-        return [] if self.probe is None else self.backend.refusals(knobs, self.probe)
+        return [] if self.probe is None else families.refusals(self.backend, knobs, self.probe)
 
 
 @dataclass(frozen=True)
@@ -189,7 +200,23 @@ def together(found: Sequence[Setting], column: Column) -> Iterator[tuple[str, Re
 
 
 def page() -> str:
-    """Return the page, in Markdown."""
+    """Return the page, in Markdown, as in an environment in which nothing is set."""
+    with _nothing_set():
+        return _page()
+
+
+@contextlib.contextmanager
+def _nothing_set() -> Iterator[None]:
+    """Take away what an adapter would refuse on this machine alone."""
+    kept = dict(os.environ)
+    os.environ.clear()
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _page() -> str:
     devices, found = columns(), list(settings())
     reasons: dict[str, int] = {}
 

@@ -11,14 +11,14 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import host, neuron_knobs
-from bench.backends.base import Backend, Device, Probe, Refusal, World
+from bench.backends import host
+from bench.backends.base import Backend, Device, Precompilation, Probe, Refusal, World
 from bench.scenarios.schema import FLOAT8, Knobs
 
 LOADER_PREFETCH = 16
@@ -35,6 +35,9 @@ _BARRIER_REMOVAL = "cse_barrier_expander"
 """The pass by which XLA's CPU compiler drops the barrier around a recomputation, before its
 common-subexpression elimination merges the recomputation with the original: nothing would be
 computed again."""
+_NO_CACHE_ON_CPU = (
+    "PJRT CPU writes a compile cache that it cannot load again: every launch compiles anew"
+)
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE, _ACCELERATOR_CLASS = "0x1ae0", "0x12"
 
@@ -43,6 +46,7 @@ class XlaBackend(Backend):
     """The planning half."""
 
     name: ClassVar[str] = "xla"
+    memory_words: ClassVar[Collection[str]] = ("RESOURCE_EXHAUSTED",)
 
     def probe(self) -> Probe:
         """Import torch_xla under the environment a case would get, and open its first device."""
@@ -136,7 +140,7 @@ class XlaBackend(Backend):
             refuse("engine", "ddp", "ddp needs a process group, and one XLA process has none")
         if knobs.threads is not None and not on_cpu:
             refuse("threads", knobs.threads, "the work runs on the TPU, not on host threads")
-        return [*found, *on_lazy_graphs(knobs), *neuron_knobs.refused_elsewhere(knobs)]
+        return [*found, *on_lazy_graphs(knobs)]
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the first XLA device of this process."""
@@ -174,6 +178,12 @@ class XlaBackend(Backend):
         if probe.facts.get("pjrt") == "CPU":
             return None
         return {"XLA_PERSISTENT_CACHE_PATH": folder, "XLA_PERSISTENT_CACHE_READ_ONLY": "0"}
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Compile one case after the other on a TPU, which is one process's; not on PJRT CPU."""
+        if probe.facts.get("pjrt") == "CPU":
+            return Refusal(knob="--precompile", value=True, reason=_NO_CACHE_ON_CPU)
+        return Precompilation(alone=True)
 
     def _unavailable(self, reason: str, remedy: str) -> Probe:
         return Probe(backend=self.name, available=False, reason=reason, remedy=remedy)

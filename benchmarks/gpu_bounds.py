@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 from median_interval import Verdict, median_interval
 
+from bench.results.wording import DOES_NOT_LEARN
+
 LOWER, UPPER = 0.98, 1.02
 """Of harness / loop, in one sitting."""
 LEAST_MFU = 0.45
@@ -57,12 +59,13 @@ def tests_pass(report: str, code: int) -> Finding:
 
 
 def rows_can_be_believed(name: str, rows: Sequence[Row], code: int) -> Finding:
-    """Return whether every case ended well or is refused, and none is suspect."""
+    """Return whether all cases ended well or are refused, none is suspect and none stands still."""
     wrong = [
         f"{row['case']}: {row['reason'] or row['verdict_reason']}"
         for row in rows
         if row["outcome"] not in _GOOD or row["verdict"] == "suspect"
     ]
+    wrong += [f"{row['case']}: {DOES_NOT_LEARN}: {row['health_reason']}" for row in unlearned(rows)]
     measured = sum(row["outcome"] == "ok" for row in rows)
     figures = f"{measured} of {len(rows)} cases measured, exit code {code}"
     return Finding(
@@ -72,14 +75,26 @@ def rows_can_be_believed(name: str, rows: Sequence[Row], code: int) -> Finding:
     )
 
 
-def beside(ours: Sequence[float], loop: Sequence[float]) -> Finding:
-    """Return whether the harness reads what the loop reads, from pairs of one sitting."""
+def unlearned(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows whose training does not train: their speed is worth nothing."""
+    return [row for row in rows if row["learns"] is False]
+
+
+def beside(ours: Sequence[float], loop: Sequence[float], suspect: Sequence[str]) -> Finding:
+    """Return whether the harness reads what the loop reads, from pairs of one sitting.
+
+    Args:
+        ours: Rates of the harness.
+        loop: Those of the loop.
+        suspect: Checks by which a rate of the harness may not be so: with one, nothing is shown.
+    """
     ratio = median_interval([mine / other for mine, other in zip(ours, loop, strict=True)])
     bounds = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+    doubts = [f"{name} failed {suspect.count(name)} times" for name in dict.fromkeys(suspect)]
     return Finding(
         f"harness / timm's loop is within {LOWER} to {UPPER}",
-        ratio.against(LOWER, UPPER) is Verdict.INSIDE,
-        f"{ratio.estimate:.3f}{bounds} over {len(ours)} pairs",
+        ratio.against(LOWER, UPPER) is Verdict.INSIDE and not suspect,
+        "; ".join([f"{ratio.estimate:.3f}{bounds} over {len(ours)} pairs", *doubts]),
     )
 
 
@@ -90,9 +105,19 @@ def best_compiled(rows: Sequence[Row]) -> Row | None:
         for row in rows
         if row["mfu"] is not None
         and row["verdict"] != "suspect"
-        and all(setting in row["settings"] for setting in _COMPILED)
+        and row["learns"] is not False
+        and _is_compiled(row)
     ]
     return max(known, key=lambda row: float(row["mfu"]), default=None)
+
+
+def to_profile(rows: Sequence[Row]) -> Row | None:
+    """Return the row of amp-bf16, compiled, that is to be looked into; null: none has a number.
+
+    The one that uses most of the peak, else the fastest.
+    """
+    compiled = [row for row in rows if row["outcome"] == "ok" and _is_compiled(row)]
+    return best_compiled(rows) or max(compiled, key=_rate, default=None)
 
 
 def enough_of_the_peak(rows: Sequence[Row]) -> Finding:
@@ -106,10 +131,21 @@ def enough_of_the_peak(rows: Sequence[Row]) -> Finding:
 
 
 def gain(rows: Sequence[Row], loop: Sequence[float]) -> str:
-    """Return the gain of the fastest row that can be believed over the loop, in words."""
-    known = [row for row in rows if row["verdict"] in ("measured", "noisy")]
+    """Return the gain of the fastest row that can be believed, and trains, over the loop."""
+    idle = unlearned(rows)
+    known = [row for row in rows if row["verdict"] in ("measured", "noisy") and row not in idle]
+    names = ", ".join(row["case"] for row in idle)
+    without = f" (left out, as they do not learn: {names})" if idle else ""
     if not known:
-        return "no rung can be believed, so none is held against the loop"
-    best = max(known, key=lambda row: float(row["samples_per_s"]))
-    ratio = best["samples_per_s"] / statistics.geometric_mean(loop)
-    return f"best rung: {best['case']}, {ratio:.2f} times the loop's rate"
+        return f"no rung can be believed, so none is held against the loop{without}"
+    best = max(known, key=_rate)
+    ratio = _rate(best) / statistics.geometric_mean(loop)
+    return f"best rung: {best['case']}, {ratio:.2f} times the loop's rate{without}"
+
+
+def _is_compiled(row: Row) -> bool:
+    return all(setting in row["settings"] for setting in _COMPILED)
+
+
+def _rate(row: Row) -> float:
+    return float(row["samples_per_s"])

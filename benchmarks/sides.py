@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.backends.base import Probe
-from bench.results.record import CheckResult
+from bench.results.checks import failed
+from bench.results.record import CheckResult, Weight
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Order
@@ -50,6 +51,8 @@ class HarnessValue:
 
     samples_per_s: float
     failed_checks: list[str] = field(default_factory=list)
+    suspect_checks: list[str] = field(default_factory=list)
+    """Those of them by which the value may not be so."""
 
 
 WORKLOADS = {
@@ -129,8 +132,9 @@ def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: in
     result = launching.run(order, lambda _event: None, lambda: False)
     if isinstance(result, End):
         raise SideFailed(f"the harness: {result.outcome}: {result.reason}")
-    failed = [check.name for check in result.audit if check.result is CheckResult.FAIL]
-    return HarnessValue(result.samples_per_s, failed)
+    found = [check.name for check in result.audit if check.result is CheckResult.FAIL]
+    suspect = [check.name for check in failed([result], Weight.SUSPECT)]
+    return HarnessValue(result.samples_per_s, found, suspect)
 
 
 def command(name: str, arguments: Mapping[str, object]) -> list[str]:

@@ -397,6 +397,16 @@ class Statistics(Strict):
     """For a precision target: whether the interval is as narrow as asked."""
 
 
+class Precompiled(Strict):
+    """What `--precompile` compiled before the first launch, of whose figures it is no part."""
+
+    compiles: int
+    """Compilations on rank 0, or graphs that were noted there and compiled beside each other."""
+    seconds: float
+    """Wall time of the untimed run and the compiler. Other cases may have been compiled meanwhile.
+    """
+
+
 class Environment(Strict):
     """Where it ran: an allow-list. No host name, user, path or secret."""
 
@@ -457,6 +467,9 @@ class Record(Strict):
     requested: Case
     backend: str
     device: Device | None = None
+    flavour: str | None = None
+    """Which of several software stacks goes by the backend's name there, also where it found no
+    device; records from before it came have it in `device` alone."""
     processes: int
     environment: Environment
     outcome: Annotated[Outcome, Field(strict=False)]
@@ -465,12 +478,19 @@ class Record(Strict):
     reason: str | None = None
     remedy: str | None = None
     log_tail: str | None = None
+    precompiled: Precompiled | None = None
+    """Null: the first launch met a cold compile cache, or none."""
     launches: list[Launch] = []
     statistics: Statistics | None = None
     verdict: Annotated[Verdict | None, Field(strict=False)] = None
     verdict_reason: str | None = None
     health: Health | None = None
     """Null: inference, not asked for, or no number."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the device was pretended: no figure is that of such a device."""
+        return self.device is not None and self.device.simulated
 
     @model_validator(mode="after")
     def _a_number_only_with_an_ok(self) -> Record:

@@ -101,13 +101,17 @@ class Store:
         content = _encode(record)
         created = moment(record.created)
         simulated = record.device is not None and record.device.simulated
-        root = self.root / SIMULATED if simulated else self.root
+        root = self.simulated().root if simulated else self.root
         folder = root / RUNS / created.strftime("%Y/%m/%d")
         path = folder / f"{created:%Y%m%dT%H%M%SZ}-{record.id}.json"
         with refusing(self.root):
             folder.mkdir(parents=True, exist_ok=True)
             _write_new(path, content)
         return path
+
+    def simulated(self) -> Store:
+        """Return the results folder inside this one that takes the records of simulated devices."""
+        return Store(self.root / SIMULATED)
 
     def check_writable(self) -> None:
         """Find out before anything is measured whether records can be written.

@@ -218,7 +218,7 @@ class Knobs(Strict):
     gradients and inputs in bfloat16. `bf16-env`: torch_xla's XLA_USE_BF16, which changes the type
     behind torch's back. `fp8-tensorwise`, `fp8-rowwise`: amp-bf16 whose linear layers, all but the
     classifier, multiply in float8 by torchao, with one scale for a tensor or for each row."""
-    compile: Annotated[Literal["none", "inductor", "openxla"], TREATMENT] = "none"
+    compile: Annotated[Literal["none", "inductor", "openxla", "neuron"], TREATMENT] = "none"
     """The `torch.compile` backend."""
     compile_mode: Annotated[
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None,

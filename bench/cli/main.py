@@ -130,6 +130,13 @@ def run(
         bool,
         typer.Option("--resume", help="Skip cases that have a record already; retry what failed."),
     ] = False,
+    precompile: Annotated[
+        bool,
+        typer.Option(
+            "--precompile",
+            help="Compile all cases first, several at a time, so that every launch starts warm.",
+        ),
+    ] = False,
     no_health: Annotated[
         bool, typer.Option("--no-health", help="Do not look whether the cases still train.")
     ] = False,
@@ -164,6 +171,7 @@ def run(
         cases=case or [],
         results=results,
         resume=resume,
+        precompile=precompile,
         prices=_read_prices(prices),
         format=format.value,
     )

@@ -102,6 +102,10 @@ def software_lines(record: Record) -> Pairs:
     yield "machine", ", ".join(f"{name} {value}" for name, value in known.items() if value)
     if environment.flags:
         yield "flags", " ".join(f"{name}={value}" for name, value in environment.flags.items())
+    if record.precompiled is not None:
+        found = record.precompiled
+        compiled = _count(found.compiles, "compilation")
+        yield "precompiled", f"{compiled} before the first launch, in {found.seconds:.1f} s"
     yield "session", f"{record.session}, measurement method {record.measurement}"
 
 

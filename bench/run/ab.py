@@ -23,7 +23,8 @@ from bench.run.ending import End
 from bench.run.health import HealthPass
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned, replanned
-from bench.run.rounds import Listener, Progressing, examine, order_of
+from bench.run.progressing import Listener, Progressing, order_of
+from bench.run.rounds import examine
 from bench.run.turns import TURN_S, Play
 from bench.worker.job import Event
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from bench.backends import peaks, registry
+from bench.backends import families, peaks, registry
 from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
 from bench.run import environment, pythons
@@ -59,7 +59,8 @@ class Planned:
     def title(self) -> str:
         """The case in one phrase, for progress and messages."""
         side = "" if self.side is None else f"{self.side}: "
-        return f"{side}{self.case.scenario} / {self.case.case} on {self.backend}"
+        where = f"{'simulated ' if self.probe.simulated else ''}{self.backend}"
+        return f"{side}{self.case.scenario} / {self.case.case} on {where}"
 
 
 def plan(
@@ -157,7 +158,9 @@ def _cases(
 
 def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     # An unavailable backend may not even have an adapter that can be asked.
-    return registry.get(probe.backend).refusals(knobs, probe) if probe.available else []
+    if not probe.available:
+        return []
+    return families.refusals(registry.get(probe.backend), knobs, probe)
 
 
 def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:

@@ -101,18 +101,52 @@ class TestPrecision:
             # A compiler that did not cast, and one that cast to something else.
             ("bf16", "fp32", FAIL),
             ("fp8_e4m3", "bf16", FAIL),
+            # A product that rounds to nothing known: the types are the same either way.
+            ("bf16", None, FAIL),
+            ("fp8_e4m3", None, FAIL),
         ],
     )
     def test_a_cast_by_the_compiler_shows_in_the_rounding_and_in_no_type(
-        self, cast: str, rounds_to: str, result: CheckResult
+        self, cast: str, rounds_to: str | None, result: CheckResult
     ) -> None:
         check = found(
             "precision_ran",
             knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": cast}),
-            inspection=Inspection(matmul_types={"fp32": 33}, matmul_format=rounds_to),
+            inspection=Inspection(
+                matmul_types={"fp32": 33}, matmul_format=rounds_to, matmul_error=0.5
+            ),
         )
         assert check.result is result
         assert f"asked fp32 cast to {cast} by the compiler" in check.evidence
+        assert "33 in fp32" in check.evidence
+        assert "which look the same whether or not they are rounded" in check.evidence
+
+    def test_nothing_is_said_of_a_cast_where_no_product_tells(self) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": "bf16"}),
+            inspection=Inspection(matmul_types={"fp32": 33}),
+        )
+        assert check.result is NA
+
+    @pytest.mark.parametrize("rounds_to", ["bf16", None])
+    def test_types_that_were_not_asked_for_fail_though_a_compiler_casts(
+        self, rounds_to: str | None
+    ) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": "bf16"}),
+            inspection=Inspection(matmul_types={"fp16": 33}, matmul_format=rounds_to),
+        )
+        assert check.result is FAIL
+
+    @pytest.mark.parametrize(("error", "result"), [(0.5, FAIL), (None, NA)])
+    def test_nor_do_types_show_tf32(self, error: float | None, result: CheckResult) -> None:
+        types = {"fp32": 33}
+        assert precision("tf32", matmul_types=types, matmul_error=error)[0] is result
+
+    def test_without_a_cast_the_types_alone_are_a_witness(self) -> None:
+        assert precision("fp32", matmul_types={"fp32": 33}, matmul_format=None)[0] is PASS
 
     def test_the_evidence_gives_both_witnesses(self) -> None:
         _, text = precision(

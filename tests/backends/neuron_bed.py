@@ -1,24 +1,34 @@
 """A Neuron machine without a Neuron device: its files, its packages, and what it tells of itself.
 
-The packages change the environment as the real ones do. torch_xla beneath them is the real one, on
-the host's processors.
+The packages change the environment as the real ones do. What computes beneath them is real, on the
+host's processors: torch_xla under the XLA flavour, torch itself under the native one.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import stat
 import sys
 from pathlib import Path
 
-from bench.backends.neuron import SIMULATED
+from bench.backends.neuron_machine import SIMULATED
 
 FAKES = Path(__file__).parent / "neuron_fakes"
+NATIVE_FAKES = Path(__file__).parent / "neuron_native_fakes"
 TORCH_NEURONX = "2.9.0.2.15.32035"
 NEURONX_CC = "2.24.8799.0"
 MEMORY = {"constants": 1000, "model_code": 300, "tensors": 20}
 USED_BYTES = sum(MEMORY.values())
+ANSWER = "answer: "
+"""Begins the line with what a child found out, behind whatever libraries print."""
+_ENTRY_POINTS = """\
+[torch.backends]
+torch_neuronx = torch_neuronx:_autoload
+[torch_dynamo_backends]
+neuron = torch_neuronx.compiling:neuron_backend
+"""
 
 
 def machine(root: Path, *, instance: str = "inf2.xlarge", cores: int = 2) -> Path:
@@ -60,6 +70,39 @@ def site(folder: Path) -> Path:
             f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n",
         )
     return folder
+
+
+def native_site(folder: Path) -> Path:
+    """Make a folder of the import path in which the packages of the native flavour are installed.
+
+    torch-neuronx is of the version that belongs to the installed torch, as AWS has them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "torch_neuronx").symlink_to(NATIVE_FAKES / "torch_neuronx")
+    native = f"torch_neuronx-{native_version()}.dist-info"
+    for info, name, version in (
+        (native, "torch-neuronx", native_version()),
+        (f"neuronx_cc-{NEURONX_CC}.dist-info", "neuronx-cc", NEURONX_CC),
+    ):
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        write(folder / info / "METADATA", text)
+    write(folder / native / "entry_points.txt", _ENTRY_POINTS)
+    return folder
+
+
+def native_version() -> str:
+    """Return the version of TorchNeuron for the torch that is installed."""
+    major, minor, *_ = importlib.metadata.version("torch").split(".")
+    return f"{major}.{minor}.3.0.1"
+
+
+def has_native_torch() -> bool:
+    """Return whether a torch is installed that is new enough for TorchNeuron."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= (2, 13)
 
 
 def environment(root: Path, packages: Path, log: Path | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.backends import cuda
-from bench.backends.base import Probe
+from bench.backends.base import Precompilation, Probe
 from bench.backends.cuda import CudaBackend
 from bench.scenarios.schema import Knobs
 
@@ -184,3 +184,29 @@ def test_a_compiled_case_has_caches_of_its_own() -> None:
 
 def test_launches_on_a_gpu_do_not_take_turns() -> None:
     assert not BACKEND.two_at_once(knobs(), H200)
+
+
+class TestPrecompilation:
+    CASE = knobs(compile="inductor")
+
+    def test_each_case_has_gpus_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        four = H200.model_copy(update={"device_count": 4})
+        assert BACKEND.precompilation(self.CASE, four) == Precompilation(
+            devices=("0", "1", "2", "3"), shown_by="CUDA_VISIBLE_DEVICES"
+        )
+
+    def test_they_are_among_those_that_the_user_shows(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-5f")
+        found = BACKEND.precompilation(self.CASE, H200)
+        assert isinstance(found, Precompilation)
+        assert found.devices == ("2", "MIG-5f")
+
+    def test_amds_are_used_one_case_after_the_other(self) -> None:
+        amd = H200.model_copy(update={"flavour": "rocm"})
+        assert BACKEND.precompilation(self.CASE, amd) == Precompilation(alone=True)
+
+    def test_eager_cases_have_nothing_to_compile(self) -> None:
+        assert BACKEND.precompilation(knobs(), H200) is None

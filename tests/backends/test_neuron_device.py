@@ -27,6 +27,7 @@ PROBE = Probe(
     backend="neuron",
     available=True,
     simulated=True,
+    flavour="xla, simulated",
     facts={"pjrt": "CPU", "family": "inf2"},
 )
 FLAGS = {"auto_cast": "none", "model_type": "transformer", "optlevel": 3}
@@ -126,9 +127,16 @@ def test_an_import_that_overrules_the_compilers_options_is_refused(tmp_path: Pat
     assert "changed what was chosen to matmult" in found.said["refused"]
 
 
-def test_an_import_that_adds_options_of_its_own_is_not(tmp_path: Path) -> None:
-    found = opened(tmp_path, Knobs(), FAKE_NEURON_APPENDS="--framework=XLA")
-    assert found.said["described"]["compiler_options"] == {"--auto-cast": "none"}
+def test_an_import_that_adds_options_of_its_own_is_not_and_they_are_told_without_folders(
+    tmp_path: Path,
+) -> None:
+    added = "--framework=XLA --dump=/home/vera/graphs"
+    found = opened(tmp_path, Knobs(), FAKE_NEURON_APPENDS=added)
+    assert found.said["described"]["compiler_options"] == {
+        "--auto-cast": "none",
+        "--dump": "<path>",
+        "--framework": "XLA",
+    }
     assert found.said["proven"]["float32_stored_as"] == "float32"
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench.backends import neuron, xla
+from bench.backends import neuron_cores, neuron_machine, neuron_native, neuron_refusals, xla
 from bench.backends.base import Probe
 from bench.backends.neuron import NeuronBackend
+from bench.backends.neuron_native import Opened
+from bench.scenarios.schema import Knobs
 from tests.backends import neuron_bed
 
-XLA, NATIVE = {"torch_neuronx": "2.9.0.2.15.32035"}, {"torch_neuronx": "2.14.3.0.1"}
+XLA = {"torch_neuronx": "2.9.0.2.15.32035"}
+NATIVE = {"torch_neuronx": "2.14.3.0.1", "torch": "2.14.0+cpu"}
 
 
 def distributions(**versions: str) -> Callable[[str], str]:
@@ -27,7 +32,7 @@ def distributions(**versions: str) -> Callable[[str], str]:
 
 
 def unavailable(root: Path, **versions: str) -> Probe:
-    probe = NeuronBackend(root, distributions(**versions), never).probe()
+    probe = NeuronBackend(root, distributions(**versions), never, never).probe()
     assert not probe.available
     assert probe.backend == "neuron"
     assert probe.reason
@@ -36,7 +41,7 @@ def unavailable(root: Path, **versions: str) -> Probe:
     return probe
 
 
-def never() -> tuple[str, str]:
+def never() -> Any:
     raise AssertionError("the device was opened")
 
 
@@ -45,6 +50,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the probe change an environment of its own, and find an installation that is whole."""
     monkeypatch.setattr("os.environ", {})
     monkeypatch.setattr(xla, "installation_problem", lambda: None)
+    whole = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: True))
+    monkeypatch.setattr(neuron_native, "importlib", whole)
 
 
 def test_without_a_device_it_says_so(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ def test_the_placeholder_from_pypi_is_unmasked(tmp_path: Path, with_device: bool
     root = neuron_bed.machine(tmp_path / "root") if with_device else tmp_path
     probe = unavailable(root, torch_neuronx="1.0")
     assert "placeholder" in (probe.reason or "")
-    assert "https://pip.repos.neuron.amazonaws.com" in (probe.remedy or "")
+    assert "AWS's package index" in (probe.remedy or "")
     assert probe.flavour is None
 
 
@@ -69,14 +76,15 @@ def test_a_device_without_software_is_told_apart(tmp_path: Path) -> None:
     assert "torch-neuronx==2.9.*" in (probe.remedy or "")
 
 
-@pytest.mark.parametrize("version", ["2.13.3.0.5", "2.14.3.0.1"])
-def test_the_native_flavour_is_known_and_said_not_to_be_driven(
-    tmp_path: Path, version: str
+@pytest.mark.parametrize(
+    ("instance", "package"),
+    [("inf2.xlarge", "2.9"), ("trn1.2xlarge", "2.9"), ("trn2.3xlarge", "2.14"), ("trn3.x", "2.14")],
+)
+def test_each_machine_is_told_the_flavour_that_is_for_it(
+    tmp_path: Path, instance: str, package: str
 ) -> None:
-    probe = unavailable(neuron_bed.machine(tmp_path / "root"), torch_neuronx=version)
-    assert probe.flavour == "native"
-    assert f"torch-neuronx {version} is TorchNeuron, the native flavour" in (probe.reason or "")
-    assert "drives the XLA flavour" in (probe.reason or "")
+    probe = unavailable(neuron_bed.machine(tmp_path / "root", instance=instance))
+    assert f"torch-neuronx=={package}.*" in (probe.remedy or "")
 
 
 def test_an_xla_flavour_older_than_torch_xla_2_9_is_named(tmp_path: Path) -> None:
@@ -91,7 +99,7 @@ def test_a_broken_pair_of_torch_and_torch_xla_keeps_its_reason(
     monkeypatch.setattr(xla, "installation_problem", lambda: ("torch_xla is not installed", "x"))
     probe = unavailable(neuron_bed.machine(tmp_path / "root"), **XLA)
     assert probe.reason == "torch_xla is not installed"
-    assert "pip.repos.neuron" in (probe.remedy or "")
+    assert "torch-neuronx==2.9.*" in (probe.remedy or "")
 
 
 def found(root: Path, opened: Callable[[], tuple[str, str]], **versions: str) -> Probe:
@@ -103,7 +111,7 @@ def test_an_open_core_is_described_with_flavour_software_and_machine(tmp_path: P
     probe = found(root, lambda: ("NEURON", "NC_v2"), **XLA, neuronx_cc="2.24.1")
     assert probe.available
     assert (probe.device_model, probe.device_count, probe.flavour) == ("NC_v2", 2, "xla")
-    assert probe.preferred == neuron.PREFERRED
+    assert probe.preferred == neuron_machine.PREFERRED
     assert not probe.simulated
     assert probe.facts == {
         "pjrt": "NEURON",
@@ -112,6 +120,8 @@ def test_an_open_core_is_described_with_flavour_software_and_machine(tmp_path: P
         "libneuronxla": None,
         "instance": "inf2.xlarge",
         "family": "inf2",
+        "cores_shown": None,
+        "physical_cores": 2,
     }
     assert probe.warnings == []
 
@@ -147,6 +157,30 @@ def test_the_cores_that_the_user_shows_are_those_that_count(
     assert found(neuron_bed.machine(tmp_path / "root"), lambda: ("NEURON", "")).device_count == 1
 
 
+def test_of_logical_cores_there_are_half_as_many_as_of_physical_ones(tmp_path: Path) -> None:
+    root = neuron_bed.machine(tmp_path / "root", instance="trn2.3xlarge", cores=8)
+    assert found(root, lambda: ("NEURON", "NC_v3d")).device_count == 4
+
+
+def test_cores_that_nothing_counts_are_warned_of_and_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neuron_cores, "neuron_ls", lambda: None)
+    root = neuron_bed.machine(tmp_path / "root", cores=0)
+    probe = found(root, lambda: ("NEURON", "NC_v2"), **XLA, neuronx_cc="2.24.1")
+    assert probe.warnings == [neuron_cores.UNTOLD]
+    assert probe.facts["physical_cores"] is None
+    two = Knobs.model_validate({"processes": 2})
+    assert list(neuron_refusals.on_cores(two, probe)) == []
+
+
+def test_what_is_no_list_of_cores_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"NEURON_RT_VISIBLE_CORES": "all"})
+    probe = found(neuron_bed.machine(tmp_path / "root"), never)
+    assert not probe.available
+    assert "NEURON_RT_VISIBLE_CORES=all is no list of cores" in (probe.reason or "")
+
+
 def test_a_compiler_that_is_missing_is_warned_of(tmp_path: Path) -> None:
     (warning,) = found(neuron_bed.machine(tmp_path / "root"), lambda: ("NEURON", "")).warnings
     assert "neuronx-cc is not installed" in warning
@@ -169,11 +203,155 @@ def test_a_core_that_is_busy_is_unavailable_with_the_runtimes_first_line(tmp_pat
     assert "neuron-ls" in (probe.remedy or "")
 
 
+def trainium2(root: Path) -> Path:
+    return neuron_bed.machine(root, instance="trn2.3xlarge", cores=8)
+
+
+def natively(root: Path, opened: Callable[[], Opened] | None = None, **versions: str) -> Probe:
+    answer = opened or (lambda: Opened(cores=4, name="trn2", computed=2.0))
+    return NeuronBackend(root, distributions(**NATIVE, **versions), never, answer).probe()
+
+
+class TestNative:
+    def test_an_open_core_is_described_with_flavour_software_and_machine(
+        self, tmp_path: Path
+    ) -> None:
+        probe = natively(trainium2(tmp_path / "root"), neuronx_cc="2.26.1")
+        assert probe.available
+        assert (probe.device_model, probe.device_count) == ("Trainium2", 4)
+        assert probe.flavour == "native"
+        assert probe.preferred == neuron_machine.PREFERRED
+        assert not probe.simulated
+        assert probe.facts == {
+            "torch_neuronx": "2.14.3.0.1",
+            "neuronx_cc": "2.26.1",
+            "instance": "trn2.3xlarge",
+            "family": "trn2",
+            "cores_shown": None,
+            "physical_cores": 8,
+        }
+        assert probe.warnings == []
+
+    @pytest.mark.parametrize("lnc", [1, 2])
+    @pytest.mark.parametrize(("instance", "tflops"), [("trn2.3xlarge", 667), ("trn3.x", 671)])
+    def test_its_name_with_the_logical_core_is_one_that_the_table_of_peaks_knows(
+        self, tmp_path: Path, instance: str, tflops: float, lnc: int
+    ) -> None:
+        from bench.backends import peaks
+
+        probe = natively(neuron_bed.machine(tmp_path / "root", instance=instance))
+        peak = peaks.load().find(f"{probe.device_model} LNC={lnc}", "bf16")
+        assert peak is not None
+        assert peak.flops_per_s == pytest.approx(tflops * 1e12 * lnc / 8)
+
+    def test_a_machine_that_does_not_tell_its_type_is_named_by_the_runtime(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "dev").mkdir()
+        (tmp_path / "dev/neuron0").touch()
+        probe = natively(tmp_path)
+        assert (probe.device_model, probe.facts["family"]) == ("Trainium2", "trn2")
+        # Four logical ones were opened, of two each, and no file counts them.
+        assert probe.facts["physical_cores"] == 8
+
+    def test_it_is_opened_in_the_environment_of_a_plain_case_on_all_cores(
+        self, tmp_path: Path
+    ) -> None:
+        import os
+
+        seen: dict[str, str] = {}
+
+        def opened() -> Opened:
+            seen.update(os.environ)
+            return Opened(4, "trn2", 2.0)
+
+        natively(trainium2(tmp_path / "root"), opened)
+        assert seen["NEURON_CC_FLAGS"] == "--auto-cast=none"
+        assert seen["TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION"] == "1"
+        assert "NEURON_RT_VISIBLE_CORES" not in seen
+
+    @pytest.mark.parametrize("instance", ["inf2.xlarge", "trn1.32xlarge"])
+    def test_on_an_older_chip_it_is_refused_with_the_other_flavour_as_the_remedy(
+        self, tmp_path: Path, instance: str
+    ) -> None:
+        probe = unavailable(neuron_bed.machine(tmp_path / "root", instance=instance), **NATIVE)
+        assert probe.flavour == "native"
+        assert "drives Trainium2 and Trainium3" in (probe.reason or "")
+        assert "torch-neuronx==2.9.*" in (probe.remedy or "")
+
+    @pytest.mark.parametrize("version", ["2.10.0", "2.12.1.0.5"])
+    def test_one_before_the_first_release_is_named(self, tmp_path: Path, version: str) -> None:
+        root = trainium2(tmp_path / "root")
+        probe = unavailable(root, torch_neuronx=version, torch="2.12.0")
+        assert probe.flavour == "native"
+        assert "older than 2.13" in (probe.reason or "")
+
+    def test_a_torch_of_another_minor_version_is_named(self, tmp_path: Path) -> None:
+        root = trainium2(tmp_path / "root")
+        probe = unavailable(root, torch_neuronx="2.13.3.0.5", torch="2.14.0")
+        assert "torch 2.14.0 is installed beside torch-neuronx 2.13.3.0.5" in (probe.reason or "")
+
+    def test_without_torch_it_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        none = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None))
+        monkeypatch.setattr(neuron_native, "importlib", none)
+        assert (
+            unavailable(trainium2(tmp_path / "root"), **NATIVE).reason == "torch is not installed"
+        )
+
+    def test_a_core_that_is_busy_is_unavailable_with_the_runtimes_first_line(
+        self, tmp_path: Path
+    ) -> None:
+        def busy() -> Opened:
+            raise RuntimeError("Logical Neuron Core(s) not available\n  at nrt_init")
+
+        probe = natively(trainium2(tmp_path / "root"), busy)
+        assert not probe.available
+        assert probe.flavour == "native"
+        assert "Logical Neuron Core(s) not available" in (probe.reason or "")
+        assert "nrt_init" not in (probe.reason or "")
+        assert "NEURON_RT_VISIBLE_CORES" in (probe.remedy or "")
+
+    def test_a_list_of_cores_that_is_none_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.environ", {"NEURON_RT_VISIBLE_CORES": "0-"})
+        probe = unavailable(trainium2(tmp_path / "root"), **NATIVE)
+        assert "NEURON_RT_VISIBLE_CORES=0- is no list of cores" in (probe.reason or "")
+
+    def test_a_core_that_cannot_add_is_not_used(self, tmp_path: Path) -> None:
+        probe = natively(trainium2(tmp_path / "root"), lambda: Opened(4, "trn2", 0.0))
+        assert not probe.available
+        assert "computes 1 + 1 = 0.0" in (probe.reason or "")
+
+    def test_a_compiler_that_is_missing_is_warned_of(self, tmp_path: Path) -> None:
+        (warning,) = natively(trainium2(tmp_path / "root")).warnings
+        assert "neuronx-cc is not installed" in warning
+
+    def test_simulated_it_says_so_has_no_peak_and_is_never_the_default(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from bench.backends import peaks
+
+        root = trainium2(tmp_path / "root")
+        monkeypatch.setattr("os.environ", {neuron_machine.SIMULATED: str(root)})
+        opened = Opened(4, "trn2", 2.0)
+        backend = NeuronBackend(None, distributions(**NATIVE), never, lambda: opened)
+        probe = backend.probe()
+        assert probe.available
+        assert probe.simulated
+        assert (probe.device_model or "").startswith("simulated NeuronCore (")
+        assert probe.flavour == "native, simulated"
+        assert peaks.load().find(f"{probe.device_model} LNC=2", "bf16") is None
+        assert probe.preferred < 0
+
+
 class TestSimulated:
     @pytest.fixture
     def probe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Probe:
         root = neuron_bed.machine(tmp_path / "root")
-        monkeypatch.setattr("os.environ", {neuron.SIMULATED: str(root)})
+        monkeypatch.setattr("os.environ", {neuron_machine.SIMULATED: str(root)})
         return NeuronBackend(None, distributions(**XLA), lambda: ("CPU", "CPU")).probe()
 
     def test_it_says_so_in_every_place_that_a_row_shows(self, probe: Probe) -> None:
@@ -192,6 +370,6 @@ class TestSimulated:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = neuron_bed.machine(tmp_path / "other")
-        monkeypatch.setattr("os.environ", {neuron.SIMULATED: str(root)})
+        monkeypatch.setattr("os.environ", {neuron_machine.SIMULATED: str(root)})
         opened = NeuronBackend(None, distributions(**XLA), lambda: ("NEURON", "NC_v2"))
         assert "type NEURON in place of CPU" in (opened.probe().reason or "")

@@ -64,9 +64,35 @@ class TestDriver:
         write(core.folder / MEMORY / "peak", "7000\n")
         telemetry = Driver(core)
         telemetry.reset()
-        assert telemetry.peak_memory_bytes() is None
+        assert telemetry.peak_memory_bytes() == USED_BYTES
+        assert telemetry.load()["peak_memory_is"] == neuron_telemetry.MOST_READ
         write(core.folder / MEMORY / "peak", "8000\n")
         assert telemetry.peak_memory_bytes() == 8000
+        assert telemetry.load()["peak_memory_is"] == neuron_telemetry.DRIVERS_PEAK
+
+    def test_without_the_drivers_peak_it_is_the_most_that_was_read_since_the_reset(
+        self, root: Path
+    ) -> None:
+        core = neuron_sysfs.cores(root)[0]
+        telemetry = Driver(core)
+
+        def use(tensors: int) -> None:
+            write(core.folder / MEMORY / "tensors/total", f"{tensors}\n")
+            telemetry.memory_bytes()
+
+        use(90_000)
+        telemetry.reset()
+        for tensors in (500, 700, 600):
+            use(tensors)
+        assert telemetry.peak_memory_bytes() == USED_BYTES - neuron_bed.MEMORY["tensors"] + 700
+
+    def test_memory_that_cannot_be_read_has_no_peak(self, root: Path) -> None:
+        core = neuron_sysfs.cores(root)[0]
+        telemetry = Driver(core)
+        telemetry.reset()
+        write(core.folder / MEMORY / "tensors/total", "\n")
+        assert telemetry.peak_memory_bytes() is None
+        assert telemetry.load()["peak_memory_is"] is None
 
     def test_nothing_is_ever_written(self, root: Path) -> None:
         files = {path: path.read_text() for path in root.rglob("*") if path.is_file()}
@@ -78,6 +104,8 @@ class TestDriver:
 
     def test_power_is_a_share_of_the_last_minute(self, root: Path) -> None:
         assert neuron_telemetry.of_core(0, root).load() == {
+            "tensor_engine_percent": None,
+            "peak_memory_is": None,
             "device_power_percent": 25.25,
             "device_power_percent_min": 10.0,
             "device_power_percent_max": 40.5,
@@ -91,7 +119,70 @@ class TestDriver:
         file.unlink()
         if text is not None:
             write(file, text)
-        assert neuron_telemetry.of_core(0, root).load() == {"device_power_percent": None}
+        assert neuron_telemetry.of_core(0, root).load()["device_power_percent"] is None
+
+
+class TestTensorEngine:
+    HEAD = "xrow_grp,mm_active,wl_active,idle\n"
+
+    def show(self, root: Path, *rows: str, head: str = HEAD) -> None:
+        core = root / "sys/devices/virtual/neuron_device/neuron0/neuron_core1"
+        write(core / "stats/tensor_engine/pe_cntrs", head + "".join(f"{row}\n" for row in rows))
+
+    def load(self, telemetry: Driver) -> object:
+        return telemetry.load()["tensor_engine_percent"]
+
+    @pytest.fixture
+    def telemetry(self, root: Path) -> Driver:
+        self.show(root, "0,1000,100,9000", "1,2000,200,8000")
+        telemetry = neuron_telemetry.of_core(1, root)
+        assert isinstance(telemetry, Driver)
+        telemetry.reset()
+        return telemetry
+
+    def test_it_is_the_share_of_the_cycles_since_the_reset_that_multiplied(
+        self, root: Path, telemetry: Driver
+    ) -> None:
+        # 500 + 700 of 500 + 300 + 200 and 700 + 100 + 200.
+        self.show(root, "0,1500,400,9200", "1,2700,300,8200")
+        assert self.load(telemetry) == pytest.approx(100 * 1200 / 2000)
+
+    def test_an_engine_that_only_idled_is_at_zero(self, root: Path, telemetry: Driver) -> None:
+        self.show(root, "0,1000,100,9700", "1,2000,200,8700")
+        assert self.load(telemetry) == 0.0
+
+    def test_counters_that_stand_still_tell_nothing(self, root: Path, telemetry: Driver) -> None:
+        assert self.load(telemetry) is None
+
+    def test_counters_that_were_cleared_meanwhile_tell_nothing(
+        self, root: Path, telemetry: Driver
+    ) -> None:
+        self.show(root, "0,50,10,90000", "1,50,10,90000")
+        assert self.load(telemetry) is None
+
+    def test_without_a_reset_there_is_no_share(self, root: Path) -> None:
+        self.show(root, "0,1,1,1")
+        assert neuron_telemetry.of_core(1, root).load()["tensor_engine_percent"] is None
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "xrow_grp,mm_active,wl_active,idle\n",
+            "xrow_grp,mm_active,idle\n0,1,2\n",
+            "xrow_grp,mm_active,wl_active,idle\n0,1,2\n",
+            "xrow_grp,mm_active,wl_active,idle\n0,1,2,many\n",
+            # The driver's buffer was too short for all rows.
+            "xrow_grp,mm_active,wl_active,idle\n0,1500,400,9200\n1,2700,300,82",
+        ],
+    )
+    def test_another_form_of_them_or_one_cut_short_is_unknown(
+        self, root: Path, telemetry: Driver, text: str
+    ) -> None:
+        core = neuron_sysfs.cores(root)[1]
+        write(core.folder / "stats/tensor_engine/pe_cntrs", text)
+        assert core.tensor_cycles() is None
+        assert self.load(telemetry) is None
 
 
 class TestInstance:
@@ -127,9 +218,16 @@ class TestDocument:
         document["neuron_runtime_data"][1]["error"] = "gone"
         assert neuron_monitor.read(json.dumps(document), 7, 0) == Report()
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"error": "no driver"}'])
-    def test_what_is_no_document_is_refused(self, text: str) -> None:
-        with pytest.raises(ValueError, match=r".*"):
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{", "Expecting property name"),
+            ("[]", "^not a document of neuron-monitor$"),
+            ('{"error": "no driver"}', "^not a document of neuron-monitor$"),
+        ],
+    )
+    def test_what_is_no_document_is_refused(self, text: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
             neuron_monitor.read(text, 7, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -40,6 +41,14 @@ class Picky(Backend):
 PICKY = Column("picky", Picky(), Picky().probe())
 
 
+@pytest.fixture(autouse=True)
+def nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what an adapter would refuse here alone; the page does so itself."""
+    for name in list(os.environ):
+        if name.startswith(("NEURON", "XLA")):
+            monkeypatch.delenv(name)
+
+
 def table() -> list[list[str]]:
     """Return the cells of the first table, without its head."""
     lines = settings.page().split("## Refused together")[0].splitlines()
@@ -50,6 +59,35 @@ def table() -> list[list[str]]:
 def test_the_committed_page_is_what_the_code_gives() -> None:
     same = COMMITTED.read_text(encoding="utf-8") == settings.page()
     assert same, "make it anew: python -m bench.backends.settings > docs/settings.md"
+
+
+def test_it_is_the_same_page_whatever_a_machine_has_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEURON_CC_FLAGS", "--model-type=transformer")
+    assert COMMITTED.read_text(encoding="utf-8") == settings.page()
+    assert os.environ["NEURON_CC_FLAGS"] == "--model-type=transformer"
+
+
+def test_each_family_of_neuron_is_honoured_as_the_target_of_its_own() -> None:
+    columns = {column.title: column for column in settings.columns()}
+    targets = [setting for setting in FOUND if setting.knob == "neuron.target"]
+
+    def honoured(family: str) -> set[str]:
+        cells = {t.shown: settings.cell(t, columns[f"neuron, XLA, {family}"]) for t in targets}
+        return {shown for shown, cell in cells.items() if cell.word == "honoured"}
+
+    assert honoured("inf2") == {"inf2"}
+    assert honoured("trn1") == {"trn1"}
+    assert honoured("trn1n") == {"trn1", "trn1n"}
+    assert honoured("trn2") == {"trn2"}
+
+
+def test_what_is_for_inference_is_shown_with_it() -> None:
+    unet = Setting("neuron.model_type", "unet-inference", "unet-inference")
+    columns = {column.title: column for column in settings.columns()}
+    assert settings.cell(unet, columns["neuron, XLA, inf2"]) == Cell("honoured")
+    assert settings.cell(unet, columns["cpu"]).word == "refused"
 
 
 def test_every_backend_of_ours_has_a_column() -> None:
@@ -91,7 +129,7 @@ def test_an_adapter_without_a_device_leaves_no_blank() -> None:
 
 def test_all_values_of_a_knob_are_shown() -> None:
     shown = {setting.value for setting in FOUND if setting.knob == "compile"}
-    assert shown == {"none", "inductor", "openxla"}
+    assert shown == {"none", "inductor", "openxla", "neuron"}
 
 
 def test_a_setting_is_refused_for_its_own_reason_or_for_the_setting_that_it_belongs_to() -> None:

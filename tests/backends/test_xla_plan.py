@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.backends import host, xla
-from bench.backends.base import Probe
+from bench.backends.base import Precompilation, Probe, Refusal
 from bench.scenarios.schema import Knobs
 
 BACKEND = xla.XlaBackend()
@@ -64,7 +64,6 @@ def test_an_ordinary_case_is_refused_nothing() -> None:
         ({"channels_last": True}, "channels_last", "layout"),
         ({"data": {"pin_memory": True}}, "data.pin_memory", "page-locked"),
         ({"engine": "ddp"}, "engine", "process group"),
-        ({"neuron": {"optlevel": 3}}, "neuron.optlevel", "AWS's Neuron"),
         (
             {"compile": "openxla", "loader": {"batches_per_execution": 2}},
             "loader.batches_per_execution",
@@ -234,3 +233,10 @@ def test_a_tpu_is_chosen_only_with_its_library(
     assert not xla._usable_tpu(tmp_path)
     monkeypatch.setenv("TPU_LIBRARY_PATH", os.fspath(tmp_path / "libtpu.so"))
     assert xla._usable_tpu(tmp_path)
+
+
+def test_only_a_tpu_is_precompiled_for_one_case_after_the_other() -> None:
+    assert BACKEND.precompilation(knobs(), ON_TPU) == Precompilation(alone=True)
+    found = BACKEND.precompilation(knobs(), ON_CPU)
+    assert isinstance(found, Refusal)
+    assert "cannot load again" in found.reason

@@ -81,6 +81,12 @@ class TestFigures:
         assert (rows["real"].flavour, rows["real"].simulated) == (None, False)
         assert (rows["pretended"].flavour, rows["pretended"].simulated) == ("xla", True)
 
+    def test_which_software_is_told_where_it_found_no_device_too(self) -> None:
+        (row,) = table(
+            a_record(device=None, flavour="native", outcome=Outcome.UNAVAILABLE, reason="no device")
+        )
+        assert (row.flavour, row.device) == ("native", None)
+
     def test_compiling_is_cold_in_the_first_launch_and_warm_in_those_that_found_the_cache(
         self,
     ) -> None:

@@ -66,6 +66,7 @@ class TestAppend:
         assert [stored.record for stored in store.records()] == [real]
         inside = Store(store.root / "simulated")
         assert [stored.record for stored in inside.records()] == [simulated]
+        assert [stored.record for stored in store.simulated().records()] == [simulated]
 
     def test_it_is_not_read_where_nothing_real_was_recorded_yet(self, store: Store) -> None:
         store.append(a_record(device=Device(model="simulated core", count=1, simulated=True)))

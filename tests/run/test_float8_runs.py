@@ -52,6 +52,19 @@ def test_no_processor_multiplies_float8(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is not None, reason="torchao is installed here"
+)
+def test_where_nothing_is_there_to_emulate_it_that_is_a_refusal_and_no_crash(
+    tmp_path: Path,
+) -> None:
+    finished, records = run(tmp_path, **{EMULATE_VARIABLE: "1"})
+    assert finished.code == 0, finished.stderr
+    for record in records.values():
+        assert record.outcome is Outcome.UNSUPPORTED
+        assert 'pip install "accelbench[fp8]"' in (record.reason or "")
+
+
+@pytest.mark.skipif(
     importlib.util.find_spec("torchao") is None,
     reason='torchao is not installed: pip install "accelbench[fp8]"',
 )

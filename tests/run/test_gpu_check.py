@@ -32,6 +32,8 @@ def a_row(case: str = "compiled", **changes: Any) -> dict[str, Any]:
         "reason": None,
         "verdict": "measured",
         "verdict_reason": None,
+        "learns": None,
+        "health_reason": None,
         "samples_per_s": 100.0,
         "mfu": 0.5,
         "mfu_source": "989 TFLOP/s of NVIDIA H200 in bf16",
@@ -63,6 +65,8 @@ def test_tests_hold_where_some_ran_and_none_failed(
         ({"verdict": "noisy"}, 0, True),
         ({"verdict": "suspect", "verdict_reason": "as_asked: fp32 ran"}, 0, False),
         ({"outcome": "oom", "verdict": None, "reason": "80 GiB are not enough"}, 4, False),
+        ({"learns": True}, 0, True),
+        ({"learns": False, "health_reason": "its loss stands still"}, 0, False),
         ({}, 4, False),
         # All refused: nothing was measured.
         ({"outcome": "unsupported", "verdict": None, "reason": "no"}, 0, False),
@@ -73,7 +77,8 @@ def test_rows_hold_where_all_are_measured_or_refused(
 ) -> None:
     found = bounds.rows_can_be_believed("ladder", [a_row(**changes)], code)
     assert found.holds is holds
-    told = changes.get("reason") or changes.get("verdict_reason") or ""
+    named = ("reason", "verdict_reason", "health_reason")
+    told = next((changes[name] for name in named if changes.get(name)), "")
     assert changes.get("outcome") == "unsupported" or told in found.figures
 
 
@@ -90,9 +95,18 @@ def test_rows_hold_where_all_are_measured_or_refused(
 def test_the_harness_holds_beside_the_loop_where_the_interval_does(
     bounds: ModuleType, ratios: list[float], holds: bool
 ) -> None:
-    found = bounds.beside([200 * ratio for ratio in ratios], [200.0] * len(ratios))
+    found = bounds.beside([200 * ratio for ratio in ratios], [200.0] * len(ratios), [])
     assert found.holds is holds
     assert f"over {len(ratios)} pairs" in found.figures
+
+
+def test_a_suspect_launch_of_the_harness_shows_nothing(bounds: ModuleType) -> None:
+    doubts = ["fence_waits", "steady_state", "fence_waits"]
+    found = bounds.beside([200.0] * 6, [200.0] * 6, doubts)
+    assert not found.holds
+    assert found.figures == (
+        "1.000 [1.000, 1.000] over 6 pairs; fence_waits failed 2 times; steady_state failed 1 times"
+    )
 
 
 class TestPeak:
@@ -105,6 +119,7 @@ class TestPeak:
             a_row("bf16", settings="precision=bf16 compile=inductor", mfu=0.9),
             a_row("eager", settings="precision=amp-bf16", mfu=0.8),
             a_row("lie", verdict="suspect", mfu=0.7),
+            a_row("idle", learns=False, mfu=0.6),
             a_row("slow", mfu=0.3),
             a_row("best", mfu=0.4),
         ]
@@ -114,11 +129,37 @@ class TestPeak:
         assert found.figures == "40.0% of 989 TFLOP/s of NVIDIA H200 in bf16 (best)"
         assert str(found).startswith("MISSED  amp-bf16, compiled, uses 45% of the dense")
 
+    def test_looked_into_is_the_one_that_uses_most_of_it_else_the_fastest(
+        self, bounds: ModuleType
+    ) -> None:
+        rows = [
+            a_row("eager", settings="precision=amp-bf16", samples_per_s=900.0, mfu=None),
+            a_row("slow", samples_per_s=50.0, mfu=None),
+            a_row("fast", samples_per_s=80.0, mfu=None),
+            a_row("none", outcome="oom", verdict=None, samples_per_s=None, mfu=None),
+        ]
+        assert bounds.to_profile(rows)["case"] == "fast"
+        assert bounds.to_profile([*rows, a_row("most", samples_per_s=70.0)])["case"] == "most"
+        assert bounds.to_profile([rows[0], rows[3]]) is None
+
 
 def test_the_gain_is_over_the_loop_and_never_of_a_suspect(bounds: ModuleType) -> None:
     rows = [a_row("lie", verdict="suspect", samples_per_s=900.0), a_row(samples_per_s=300.0)]
     assert bounds.gain(rows, [100.0, 400.0]) == "best rung: compiled, 1.50 times the loop's rate"
     assert "no rung can be believed" in bounds.gain([rows[0]], [100.0])
+
+
+def test_a_rung_that_does_not_learn_is_left_out_of_the_gain_and_named(bounds: ModuleType) -> None:
+    rows = [a_row("idle", learns=False, samples_per_s=900.0), a_row(samples_per_s=300.0)]
+    assert bounds.gain(rows, [200.0]) == (
+        "best rung: compiled, 1.50 times the loop's rate (left out, as they do not learn: idle)"
+    )
+    assert bounds.gain(rows[:1], [200.0]) == (
+        "no rung can be believed, so none is held against the loop "
+        "(left out, as they do not learn: idle)"
+    )
+    trained = [row | {"learns": True} for row in rows]
+    assert bounds.gain(trained, [200.0]) == "best rung: idle, 4.50 times the loop's rate"
 
 
 def test_its_rungs_are_a_scenario_that_does_the_same_work_everywhere() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.backends.base import Probe, Refusal
-from bench.results.record import Health, Keys, Launch, Outcome, Phase, Record
+from bench.results.record import Health, Keys, Launch, Outcome, Phase, Precompiled, Record
 from bench.results.scratch import Scratch
 from bench.results.store import Store
 from bench.run.ending import End
@@ -67,6 +67,12 @@ class Quiet:
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self.log.append(f"begin {len(cases)}")
+
+    def precompile(self, cases: Sequence[Progressing]) -> None:
+        self.log.append(" ".join(["precompile", *(case.planned.case.case for case in cases)]))
+
+    def precompiled(self, case: Progressing, result: Precompiled | End, seconds: float) -> None:
+        self.log.append(f"precompiled {case.planned.case.case}")
 
     def launch(self, case: Progressing, round_number: int) -> None:
         self.log.append(f"launch {case.planned.case.case}")

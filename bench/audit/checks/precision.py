@@ -21,6 +21,7 @@ _WANTED = {
 _CAST_LATER = {
     "bf16-env": "XLA_USE_BF16 acts where the graph is handed over, so its types are not judged"
 }
+_ROUNDED_UNSEEN = "which look the same whether or not they are rounded further"
 _CAST_BY_COMPILER = {"bf16": "bf16", "fp16": "fp16", "tf32": "tf32", "fp8_e4m3": "fp8"}
 """What a product rounds to, for each type to which a compiler casts once it has the graph, which
 itself still holds what the program asks for."""
@@ -44,7 +45,8 @@ def precision_ran(evidence: Evidence) -> Finding:
     products of a transformer. An autocast that does nothing leaves none. For fp8 at least
     half must be float8: the linear layers are, while attention and the classifier stay in bfloat16.
     The second witness is a product of known float32 matrices under the same settings: the format to
-    which it rounds shows what no type does, such as TF32 or a compiler that casts.
+    which it rounds shows what no type does: TF32, or a compiler that casts. There the first witness
+    can only show that something else was asked for, and the second must be heard.
     """
     found, asked = evidence.inspection, evidence.knobs.precision
     if found is None:
@@ -59,6 +61,10 @@ def precision_ran(evidence: Evidence) -> Finding:
     if asked in _CAST_LATER:
         graph, in_graph = None, f"{in_graph} ({_CAST_LATER[asked]})"
     product, computed = _product(found, rounded)
+    if cast is not None or asked == "tf32":
+        graph, in_graph = None if graph else graph, f"{in_graph} ({_ROUNDED_UNSEEN})"
+        # A product that was computed, and that rounds to nothing known, did not round as asked.
+        product = False if product is None and found.matmul_error is not None else product
     text = f"asked {named}: {in_graph}; {computed}"
     if graph is None and product is None:
         return NA, text
