@@ -137,7 +137,8 @@ class CpuBackend(Backend):
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the host's processors with this rank's share of the threads."""
-        return CpuDevice(host.threads_per_rank(knobs))
+        alone = knobs.data.workers == 0 and knobs.processes == 1
+        return CpuDevice(host.threads_per_rank(knobs), alone=alone)
 
     def two_at_once(self, knobs: Knobs, probe: Probe) -> bool:
         """Any number of processes share the processors, and one that waits uses none."""
@@ -184,7 +185,7 @@ class CpuDevice(Device):
     process_group: ClassVar[str | None] = "gloo"
     emulates_float8: ClassVar[bool] = True
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, alone: bool = True) -> None:
         import torch
 
         from bench.backends.dynamo import DynamoCounter
@@ -193,7 +194,8 @@ class CpuDevice(Device):
         self.torch_device = torch.device("cpu")
         self._dynamo = DynamoCounter()
         self._rapl = Rapl()
-        self._clocks = HostClocks()
+        # Loader workers and other ranks of ours may share the core, and tell of nobody else.
+        self._clocks = HostClocks(paced=alone)
         self._peak_is_reset = False
 
     def fence(self) -> None:

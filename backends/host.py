@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -43,6 +44,25 @@ def cpus_allowed() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
+
+
+def cpus_by_core(devices: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """Return the CPUs this process may run on: one of each core first, then the cores' second ones.
+
+    Where the system does not tell which CPUs share a core, each is taken for one.
+    Source: Documentation/admin-guide/cputopology.rst of the kernel.
+    """
+    places: Counter[str] = Counter()
+    ordered = []
+    for cpu in sorted(cpus_allowed()):
+        try:
+            siblings = devices / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+            core = siblings.read_text(encoding="ascii").strip()
+        except OSError:
+            core = str(cpu)
+        ordered.append((places[core], cpu))
+        places[core] += 1
+    return [cpu for _, cpu in sorted(ordered)]
 
 
 def keep_on(cpus: Collection[int]) -> None:
@@ -93,9 +113,9 @@ def anonymous_bytes(process: Path = _SELF) -> int:
     megabytes) and reads them again: resident memory then moves with nothing allocated or freed.
     What was swapped out is still held. Source: proc_pid_status(5). Unit: bytes.
     """
-    parts = [_status_bytes(process, name) for name in ("RssAnon", "RssShmem", "VmSwap")]
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else rss_bytes()
+    status = _status_bytes(process)
+    parts = [status[name] for name in ("RssAnon", "RssShmem", "VmSwap") if name in status]
+    return sum(parts) if len(parts) == 3 else rss_bytes()  # noqa: PLR2004 - all of them
 
 
 def reset_peak_rss(process: Path = _SELF) -> bool:
@@ -113,15 +133,14 @@ def peak_rss_bytes(process: Path = _SELF) -> int | None:
     Since the last `reset_peak_rss`, or since the process began. (getrusage's ru_maxrss is never
     reset: it would go on telling the peak of the start-up.) Unit: bytes.
     """
-    return _status_bytes(process, "VmHWM")
+    return _status_bytes(process).get("VmHWM")
 
 
-def _status_bytes(process: Path, name: str) -> int | None:
+def _status_bytes(process: Path) -> dict[str, int]:
+    """Return what the system tells in kilobytes of a process; nothing where it tells nothing."""
     try:
         status = (process / "status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return {}
+    found = [line.split() for line in status.splitlines() if line.endswith(" kB")]
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in found}

@@ -19,6 +19,8 @@ from bench.run.recording import judge
 
 BLOCK = 2
 """Pairs that stay together: A B B A."""
+SLOWED = 1.3
+"""Longest fixed calculation of a launch / its shortest, from which on it counts as slowed."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,25 @@ class Pool:
         """Return in how many pairs something else used the machine."""
         return sum(pair.disturbed for pair in pairs_of(self.a, self.b))
 
+    def slowed(self) -> int:
+        """Return in how many pairs something slowed the processor for a while.
+
+        A fixed calculation, made after every window, took far longer after one than after another:
+        so works a neighbour on the same core, whom no counter of a virtual machine shows. `bench
+        ab` disregards it, since both sides meet the same.
+        """
+        return sum(any(map(_slowed, pair)) for pair in zip(self.a, self.b, strict=True))
+
     def scatter(self) -> float:
         """Return the standard deviation of the logarithms of the ratios."""
         return statistics.stdev(math.log(ratio) for ratio in self.ratios())
+
+
+def _slowed(launch: Launch) -> bool:
+    clocks = launch.clocks
+    if clocks is None or clocks.calculation_us_min is None or clocks.calculation_us_max is None:
+        return False
+    return clocks.calculation_us_max > SLOWED * clocks.calculation_us_min
 
 
 def drawn(pairs: int, count: int, draws: int, seed: int = 0) -> Iterator[list[int]]:

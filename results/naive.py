@@ -26,6 +26,8 @@ class NaiveReading:
     step_ms_median: float | None
     """By the naive clock."""
     true_step_ms: float
+    steps: int
+    """Of that block."""
 
     @property
     def ratio(self) -> float:
@@ -51,6 +53,7 @@ def naive_reading(launches: Sequence[Launch]) -> NaiveReading | None:
             samples_per_s=found.naive_samples_per_s,
             true_samples_per_s=found.naive_fenced_samples_per_s,
             step_ms_median=found.naive_step_ms_median,
+            steps=launch.steps_per_window,
             true_step_ms=1e3 * samples_per_step / found.naive_fenced_samples_per_s,
         )
     return None

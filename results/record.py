@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from bench.scenarios.schema import Case, Strict
 
 RECORD_SCHEMA_VERSION: Final = 1
-MEASUREMENT_VERSION = 3
+MEASUREMENT_VERSION = 4
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 
 _DERIVED_SINCE = 2
@@ -343,7 +343,8 @@ class Launch(Strict):
     host_peak_rss_bytes: int | None = None
     """Of the training processes after the warm-up, the largest rank."""
     memory_window_bytes: list[int] = []
-    """In use after each window, on rank 0; empty where it cannot be read."""
+    """In use after each window, on rank 0; on the host's processors without mapped files, which its
+    peak includes. Empty where it cannot be read."""
     energy: Energy | None = None
     """Over all ranks' devices; null: an older record."""
     clocks: Clocks | None = None

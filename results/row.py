@@ -80,7 +80,7 @@ class Row(Strict):
     naive_samples_per_s: float | None = None
     """What a clock read before and after every step, without waiting for the device, would say."""
     naive_ratio: float | None = None
-    """That / the true throughput of the same launch."""
+    """That / the throughput of the same steps until the device had finished them."""
     settings: str = ""
     """Knobs that differ from their defaults; for a claim, the source's settings."""
     remark: str | None = None

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 SCHEMA_VERSION: Literal[1] = 1
+DEFAULT_POOL = 8
 SMALLEST_PILOT = 3
 """Launches that Stein's first stage needs for a variance worth the name."""
 FLOAT8 = ("fp8-tensorwise", "fp8-rowwise")
@@ -94,7 +95,7 @@ class DataKnobs(Strict):
     @model_validator(mode="after")
     def _settings_belong_to_the_source(self) -> DataKnobs:
         for name, sources, default in (
-            ("pool", ("cached", "device"), 8),
+            ("pool", ("cached", "device"), DEFAULT_POOL),
             ("images", ("jpeg",), 256),
         ):
             if self.source in sources:
@@ -337,7 +338,7 @@ class Measure(Strict):
     hang_s: Annotated[float, PROTOCOL, Field(gt=0)] = 120.0
     """Silence of a rank that has been stepping, after which it counts as hung (raised to ten times
     its longest step group). Unit: seconds."""
-    windows: Annotated[int, PROTOCOL, Field(ge=3, le=1000)] = 10
+    windows: Annotated[int, PROTOCOL, Field(ge=3, le=1000)] = 20
     """Windows per launch that the budget is cut into (fewer when one period is longer)."""
     warmup_steps: Annotated[int, PROTOCOL, Field(ge=1)] = 15
     """The least warm-up; a fresh process gets faster over its first dozen steps, while the

@@ -81,10 +81,8 @@ class Evidence:
     @property
     def judged_us(self) -> tuple[float, ...]:
         """What the fixed calculation took, as far as it tells of somebody else."""
-        # Workers and other ranks of ours may share the core. And what slows two launches that take
-        # turns slows both.
-        alone = self.knobs.data.workers == 0 and self.knobs.processes == 1 and not self.in_turns
-        return self.calculation_us if alone else ()
+        # What slows two launches that take turns slows both.
+        return () if self.in_turns else self.calculation_us
 
     @property
     def held_back(self) -> list[str]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bench.results.prices import Prices
 
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130
-_GRACE_S = 5.0
 
 
 class Listed(enum.StrEnum):
@@ -339,7 +338,9 @@ def _main() -> None:
         if rank != "0":
             # Most mistakes meet all ranks, and torchrun ends them all once one has ended: rank 0
             # must have spoken before. A rank that is still there afterwards is alone with its own.
-            time.sleep(_GRACE_S)
+            from bench.run.inplace import GRACE_S
+
+            time.sleep(GRACE_S)
         said_by = "" if rank == "0" else f"rank {rank}: "
         typer.echo(f"bench: {said_by}{error}", err=True)
         sys.exit(EXIT_USAGE)

@@ -35,6 +35,10 @@ class Answer:
         return " ".join((f"{self.short}.", *self.sentences))
 
 
+def _steps(count: int) -> str:
+    return "step" if count == 1 else f"{count} steps"
+
+
 def naive(record: Record) -> Answer:
     """Return whether the clock of most scripts would have told something else, and why."""
     reading = naive_reading(record.launches)
@@ -46,13 +50,15 @@ def naive(record: Record) -> Answer:
     says = (
         "A clock read after every step, which waits for nothing, says "
         f"{figure(reading.samples_per_s)} samples a second: {_beside(reading.ratio)} the "
-        f"{figure(reading.true_samples_per_s)} of the same steps until the device had finished."
+        f"{figure(reading.true_samples_per_s)} of the same {_steps(reading.steps)} until the "
+        "device had finished."
     )
     if not reading.misleads:
         return Answer("No", (says,))
     sentences = [
         says,
-        "It stops while work is still queued: to it a step is over once it has been issued.",
+        "It stops while work is still queued: to it a step is over once it has been issued. What "
+        "is queued at the end weighs less the more steps it is read over.",
     ]
     if reading.step_ms_median is not None:
         sentences.append(

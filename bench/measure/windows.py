@@ -236,10 +236,10 @@ def leading_warm_up(slowest_s: Sequence[float]) -> int:
 def _again_warm(plan: WindowPlan, *, first: bool) -> int:
     """Return how many periods run untimed after a rest, which has emptied the caches.
 
-    As many as a window has after the long rest before the first one. Then one, unless a window is
-    no longer than that: beside so long a step the caches' share is small.
+    As many as a window has after the long rest before the first one, then one. However long it is:
+    of two sides, one with and one without it would differ by what the caches cost.
     """
-    return plan.periods_per_window if first else min(1, plan.periods_per_window - 1)
+    return plan.periods_per_window if first else 1
 
 
 def _timed_window(

@@ -30,7 +30,8 @@ from bench.worker.job import Job, world_from_environment
 from bench.worker.main import RankFailed, run_rank
 
 _EXIT_OK, _EXIT_CASE = 0, 4
-_GRACE_S = 5.0
+GRACE_S = 5.0
+"""Other ranks wait so long before they end: rank 0 says or records first. Unit: seconds."""
 
 
 def world() -> World | None:
@@ -78,7 +79,7 @@ def run(
                 raise ScenarioError(case.title, end.reason) from failed
             if place.rank != 0:
                 # Most failures meet all ranks, and rank 0 must record its own before we end it.
-                time.sleep(_GRACE_S)
+                time.sleep(GRACE_S)
     if place.rank == 0:
         launches = [] if launch is None else [launch]
         if end is None and (not_finite := ending.not_finite(launches[0])) is not None:

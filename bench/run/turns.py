@@ -3,10 +3,11 @@
 By turns, one side times a window while the other waits, and the next turn is for the one that has
 measured the smaller share of its windows; of two that are equal, for the one that went last (B A A
 B B A ...), so that neither always goes first, and fewer, longer windows are spread over the other
-side's. Both meet the same machine down to a fraction of a second: where two launches after one
-another differ by 8 %, two that take turns differ by less than 1 %. They import and build at the
-same time; from the first step on nothing of either side computes but in its turn, and what comes
-behind the last window waits until the other side has its last one too.
+side's. Both meet the same machine down to a fraction of a second: where the ratios of equal pairs
+after one another scatter by 8 %, those of pairs that take turns on the same CPUs scatter by 1 to
+2 % (benchmarks/README.md). They import and build at the same time; from the first step on nothing
+of either side computes but in its turn, and what comes behind the last window waits until the other
+side has its last one too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Played:
     seconds: float
     """Wall time that was its own: not what it waited for the other side's turns."""
     resting_share: float = 0.0
-    """Of the CPUs, used by its ranks while it waited: by threads that spin, say."""
+    """Of the CPUs it may use, used by its ranks while it waited: by threads that spin, say."""
 
 
 class Watcher(Protocol):
@@ -89,11 +90,12 @@ def cpus_of_pair(first: Order, second: Order) -> tuple[int, ...] | None:
     """Return the CPUs that both launches of a pair are kept on; null: they have their choice.
 
     Two that stay on a CPU each would differ by what those CPUs' neighbours do, for as long as they
-    live. Every second pair, so that A B B A meets the same ones, the next CPUs are used. Where the
+    live. They are of different cores as far as there are cores, as the scheduler would choose.
+    Every second pair, so that A B B A meets the same ones, the next CPUs are used. Where the
     launches use all CPUs, or how many is not known, nothing is kept anywhere.
     """
     threads = [_threads(order) for order in (first, second)]
-    allowed = sorted(host.cpus_allowed())
+    allowed = host.cpus_by_core()
     if not hasattr(os, "sched_setaffinity") or None in threads:
         return None
     most = max(count for count in threads if count is not None)
@@ -201,7 +203,9 @@ class _Player:
             both = remedy if result.remedy is None else f"{remedy}; or {result.remedy}"
             result = replace(result, remedy=both)
         cpu_s = self.rested_cpu_s * self.order.planned.case.knobs.processes
-        cpus = host.cpus_visible()
+        # The other side computes on these: what spins there takes from it, however many more
+        # there are.
+        cpus = len(self.order.cpus) if self.order.cpus else host.cpus_visible()
         return Played(result, self.seconds, cpu_s / (self.rested_s * cpus) if self.rested_s else 0)
 
 

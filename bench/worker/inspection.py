@@ -19,7 +19,7 @@ from bench.backends import products
 from bench.backends.base import Device
 from bench.measure.alignment import Alignment
 from bench.results.record import Inspection
-from bench.scenarios.schema import Knobs
+from bench.scenarios.schema import DEFAULT_POOL, Knobs
 from bench.worker.building import Built
 from bench.workload import inspection, rounding
 from bench.workload.data import Batch
@@ -27,8 +27,8 @@ from bench.workload.inspection import WatchedBatches, WatchedGradients
 from bench.workload.step import TrainStep, floating_type
 
 _LEAST_BATCHES, _MOST_BATCHES = 4, 16
+_BEYOND_A_POOL = 2 * DEFAULT_POOL + 1
 _TRACED = "the traced graph"
-_TUNED = "max-autotune"
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
@@ -83,10 +83,12 @@ def product_type(found: Inspection) -> str | None:
 def _wanted(knobs: Knobs) -> int:
     """Return how many batches to draw: more than a pool holds, and more than there are workers.
 
-    Every worker of a loader has a pool of its own and begins with the same batch.
+    Every worker of a loader has a pool of its own and begins with the same batch. Where there is no
+    pool, a usual one that is sold as loading must have begun anew.
     """
-    more_than_the_pool = min(_MOST_BATCHES, (knobs.data.pool or 0) + 1)
-    return max(_LEAST_BATCHES, more_than_the_pool, knobs.data.workers + 1)
+    pool = knobs.data.pool
+    repeating = _BEYOND_A_POOL if pool is None else min(_MOST_BATCHES, pool + 1)
+    return max(_LEAST_BATCHES, repeating, knobs.data.workers + 1)
 
 
 @dataclass
@@ -116,17 +118,15 @@ class _Look:
             )
             return None, None
         types, source = found
-        compiled = isinstance(self.built.step.module, torch._dynamo.OptimizedModule)
-        # Replayed CUDA graphs and kernels of the compiler's own dispatch no product; where it tunes
-        # products, some are kernels of its own and some are not.
-        if types and not (compiled and (self.knobs.compile_mode or "").startswith(_TUNED)):
-            return types, source
-        if compiled:
-            types = self._traced()
+        if isinstance(self.built.step.module, torch._dynamo.OptimizedModule):
+            # Replayed CUDA graphs and kernels of the compiler's own dispatch no product, and what
+            # else is dispatched speaks for itself only.
+            traced = self._traced()
+            types, source = (traced, _TRACED) if traced else found
         if not types:
             self.skipped.append(f"products: none was seen among {source}")
             return None, None
-        return types, _TRACED
+        return types, source
 
     def gradients(self) -> float | None:
         """Return norm given to the optimizer / norm left by backward, over a period."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from bench.scenarios.schema import Knobs
+from bench.scenarios.schema import DEFAULT_POOL, Knobs
 from bench.workload.errors import BadCase
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -111,8 +111,8 @@ def loader(knobs: Knobs, image_size: int, seed: int) -> DataLoader[Any]:
 
 
 def draw_pool(knobs: Knobs, image_size: int, seed: int) -> list[Batch]:
-    """Return distinct host batches: `data.pool` of them, 8 where the source has no pool."""
-    count = knobs.data.pool or 8
+    """Return distinct host batches: as many as `data.pool` says, or by default."""
+    count = knobs.data.pool or DEFAULT_POOL
     generator = torch.Generator().manual_seed(seed)
     shape = (knobs.batch_size, 3, image_size, image_size)
     return [

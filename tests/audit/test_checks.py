@@ -7,7 +7,7 @@ import math
 import pytest
 
 from bench.audit.checks import CHECKS, audit, explain
-from bench.results.record import CheckResult, Weight
+from bench.results.record import CheckResult, Noise, Weight
 from bench.scenarios.schema import Knobs
 from tests.audit.honest import FAIL, HONEST, NA, PASS, found, knobs
 
@@ -52,6 +52,23 @@ class TestFence:
 
     def test_a_fence_that_nobody_looked_behind_is_not_trusted(self) -> None:
         assert found("fence_waits", residual_s=()).result is FAIL
+
+    def test_it_must_wait_in_most_windows_and_not_only_in_half_of_them(self) -> None:
+        windows = (1.0,) * 8
+        for late, result in [(1, PASS), (2, FAIL), (3, FAIL), (5, FAIL)]:
+            residual_s = (0.05,) * late + (0.0,) * (8 - late)
+            check = found("fence_waits", window_s=windows, residual_s=residual_s)
+            assert check.result is result, late
+            assert (f"above it in {late} of 8" in check.evidence) == (late <= 4)
+
+    def test_on_a_disturbed_machine_a_few_may_be_somebody_elses(self) -> None:
+        residual_s = (0.05,) * 3 + (0.0,) * 5
+        told = {
+            "window_s": (1.0,) * 8,
+            "residual_s": residual_s,
+            "noise": Noise(reasons=["others"]),
+        }
+        assert found("fence_waits", **told).result is PASS
 
     def test_the_evidence_gives_residual_window_and_limit(self) -> None:
         text = found("fence_waits", residual_s=(0.5,)).evidence

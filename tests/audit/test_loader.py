@@ -65,7 +65,7 @@ def test_on_a_disturbed_machine_the_twin_alone_proves_nothing() -> None:
     noisy = Noise(co_tenant_share=0.5, reasons=["others"])
     check = loader(0.01, 140.0, noise=noisy)
     assert check.result is PASS
-    assert "40% faster, but one block can be off by that much" in check.evidence
+    assert "40% faster, but the machine was disturbed" in check.evidence
     assert loader(0.4, 167.0, noise=noisy).result is FAIL
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,10 @@ from bench.backends import host
 
 pytest.importorskip("torch")
 
-from bench.backends.cpu import CpuDevice
+from bench.backends.base import World
+from bench.backends.cpu import CpuBackend, CpuDevice
+from bench.scenarios.schema import Knobs
+from tests.small_vit import SMALL_VIT
 
 pytestmark = pytest.mark.torch
 
@@ -45,3 +49,19 @@ def test_the_memory_in_use_is_that_of_this_process(device: CpuDevice) -> None:
 def test_energy_is_a_figure_or_a_reason(device: CpuDevice) -> None:
     found = device.energy()
     assert (found.joules is None) != (found.reason is None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "paced"),
+    [({}, True), ({"data": {"workers": 1}}, False), ({"processes": 2, "engine": "ddp"}, False)],
+    ids=["alone", "a loader worker", "two ranks"],
+)
+def test_the_pace_is_read_only_where_nothing_of_ours_shares_the_core(
+    settings: dict[str, Any], paced: bool
+) -> None:
+    knobs = Knobs.model_validate(SMALL_VIT | {"threads": 1} | settings)
+    opened = CpuBackend().open(knobs, World())
+    clocks = opened.clocks()
+    opened.close()
+    assert clocks is not None
+    assert (clocks.calculation_us is not None) == paced

@@ -45,10 +45,11 @@ class TestNaive:
     def test_a_clock_that_sees_only_the_issuing_misleads_by_a_factor_and_why(self) -> None:
         assert naive(read_naively(50.0, 0.5, together=10)).text == (
             "Yes. A clock read after every step, which waits for nothing, says 50.00 samples a "
-            "second: 5.0 times the 10.00 of the same steps until the device had finished. It "
-            "stops while work is still queued: to it a step is over once it has been issued. Its "
-            "median step takes 0.5000 ms; a step takes 800.0 ms. 10 micro-batches make one graph "
-            "here: 9 of them are only recorded, and the work of all starts with the last."
+            "second: 5.0 times the 10.00 of the same step until the device had finished. It "
+            "stops while work is still queued: to it a step is over once it has been issued. What "
+            "is queued at the end weighs less the more steps it is read over. Its median step "
+            "takes 0.5000 ms; a step takes 800.0 ms. 10 micro-batches make one graph here: 9 of "
+            "them are only recorded, and the work of all starts with the last."
         )
 
     def test_of_single_graphs_nothing_is_said_about_several(self) -> None:
@@ -57,7 +58,7 @@ class TestNaive:
     def test_a_clock_that_agrees_does_not_mislead(self) -> None:
         assert naive(read_naively(10.2)).text == (
             "No. A clock read after every step, which waits for nothing, says 10.20 samples a "
-            "second: 2.0 % above the 10.00 of the same steps until the device had finished."
+            "second: 2.0 % above the 10.00 of the same step until the device had finished."
         )
 
     def test_where_no_pass_read_it_it_is_unknown(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bench.run import ending
 from bench.scenarios.schema import Knobs
 from bench.workload import inspection, models, optimizers
 from bench.workload.engines import PlainEngine
+from bench.workload.scaling import LossScaling
 from tests.lies.real_runs import caught, first_passing, launched, result, words
 
 pytestmark = pytest.mark.torch
@@ -56,6 +58,32 @@ def test_steps_that_a_grad_scaler_skips_are_caught_by_updates_counted(
     assert "updates_counted" in caught(launch)
     counted, expected = words(launch, "updates_counted").split(" updates, expected ")
     assert float(counted) == pytest.approx(float(expected) / 2, abs=1)
+
+
+def test_updates_that_the_loss_scaler_of_the_step_skips_are_caught_by_updates_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second loss overflows: the harness's own scaler leaves the update out, as it should."""
+    step, steps = LossScaling.step, 0
+
+    def overflowing(scaling: LossScaling, optimizer: torch.optim.Optimizer) -> None:
+        nonlocal steps
+        steps += 1
+        if steps % 2 == 0:
+            optimizer.param_groups[0]["params"][0].grad.fill_(float("inf"))
+        step(scaling, optimizer)
+
+    monkeypatch.setattr(LossScaling, "step", overflowing)
+    launch = launched(tmp_path, precision="amp-fp16")
+    assert "updates_counted" in caught(launch)
+    told = re.fullmatch(
+        r"(\d+) updates, expected (\d+); (\d+) skipped by the loss scaler",
+        words(launch, "updates_counted"),
+    )
+    assert told is not None
+    made, expected, skipped = map(int, told.groups())
+    assert made + skipped == expected
+    assert skipped >= expected // 2
 
 
 def test_parameters_frozen_behind_our_back_are_caught_by_parameters_moved(

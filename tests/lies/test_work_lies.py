@@ -76,7 +76,7 @@ def test_cached_batches_sold_as_loaded_are_caught_by_batches_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cached(knobs: Knobs, image_size: int, seed: int) -> Any:
-        pool = data.draw_pool(knobs, image_size, seed)[:3]
+        pool = data.draw_pool(knobs, image_size, seed)
         return data.ResidentBatches(pool)
 
     monkeypatch.setattr(data, "loader", cached)
@@ -147,6 +147,20 @@ def test_a_precision_that_the_device_leaves_out_is_caught_by_as_asked(
     launch = launched(tmp_path, precision="amp-bf16")
     assert {"as_asked", "precision_ran"} <= caught(launch)
     assert words(launch, "as_asked") == "precision: asked amp-bf16, ran fp32"
+
+
+def test_fp16_that_ran_as_fp32_is_caught_by_as_asked_and_precision_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "autocast", lambda _device, _knobs: contextlib.nullcontext())
+    launch = launched(tmp_path, precision="amp-fp16")
+    assert {"as_asked", "precision_ran"} <= caught(launch)
+    assert words(launch, "as_asked") == "precision: asked amp-fp16, ran fp32"
+
+
+def test_fp16_that_ran_as_such_is_not_caught(tmp_path: Path) -> None:
+    """(So few updates are not judged: the scaler still looks for its scale among them.)"""
+    assert caught(launched(tmp_path, precision="amp-fp16")) <= {"updates_counted"}
 
 
 def test_a_compiler_that_returned_eager_is_caught_by_as_asked(

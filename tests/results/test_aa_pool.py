@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from bench.results.comparison import ComparisonVerdict
-from bench.results.record import Check, CheckResult, Launch, Noise
+from bench.results.record import Check, CheckResult, Clocks, Launch, Noise
 from benchmarks import pool as pools
 from benchmarks.pool import Pool, drawn, rates, stretches
 from tests.builders import a_launch, launches_of
@@ -109,6 +109,29 @@ def test_equal_sides_are_held_to_their_ratios_alone_where_all_is_invalid(
         "  called FASTER or SLOWER by their ratios alone: 100.0% (at most 5%): DOES NOT HOLD"
         in lines
     )
+
+
+def slowed(pool: Pool, pairs: int) -> Pool:
+    """Return the pool with a neighbour on the core, of the B side, in so many pairs."""
+    clocks = Clocks(source=None, calculation_us_min=75.0, calculation_us_max=125.0)
+    b = [x.model_copy(update={"clocks": clocks}) for x in pool.b[:pairs]]
+    return Pool(pool.a, b + list(pool.b[pairs:]))
+
+
+def test_scatter_is_held_against_the_command_only_where_the_machine_was_quiet(
+    aa: ModuleType,
+) -> None:
+    scattered = pool(0.96, 1.05, 0.97, 1.04, 0.95, 1.06)
+    for pairs, within, said in [(3, False, "DOES NOT HOLD"), (4, None, "not judged: not quiet")]:
+        lines, found = aa.judged(aa.Part(aa.Kind.EQUAL, slowed(scattered, pairs), []), 20)
+        assert found is within
+        assert f"the processor slowed for a while in {pairs}" in lines[0]
+        assert lines[-1] == f"  called SAME: 0.0% (at least 50%): {said}"
+
+
+def test_a_wrong_answer_is_wrong_on_any_machine(aa: ModuleType) -> None:
+    slower = slowed(pool(0.9, 0.901, 0.899, 0.9), 4)
+    assert aa.judged(aa.Part(aa.Kind.EQUAL, slower, []), 20)[1] is False
 
 
 def test_each_kind_has_its_bounds(aa: ModuleType) -> None:

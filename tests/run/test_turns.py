@@ -203,6 +203,21 @@ class TestByTurns:
         assert a.resting_share > 1
         assert b.resting_share == 0
 
+    def test_of_the_cpus_it_is_kept_on_where_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three that spin fill what the other side computes on, and are few among 64."""
+        monkeypatch.setattr(host, "cpus_by_core", lambda: list(range(64)))
+        monkeypatch.setattr(host, "cpus_visible", lambda: 64)
+        rank = Rank({"A": 5, "B": 5}, {"B": 0.05})
+
+        def spinning(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]):  # type: ignore[no-untyped-def]
+            result = rank(order, on_event, stop)
+            on_event(Event(rank=0, phase=Phase.MEASURE, rested_cpu_s=0.75))
+            return result
+
+        orders = an_order("A", threads=4), an_order("B", threads=4)
+        a, _ = ByTurns(spinning)(*orders, Noted(), NEVER)
+        assert 0.1 < a.resting_share <= 0.75 / (4 * 0.25)
+
     def test_each_has_its_own_timeout(self) -> None:
         seen: list[float] = []
 
@@ -338,6 +353,7 @@ class TestCpusOfPair:
     @pytest.fixture(autouse=True)
     def four_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "cpus_allowed", lambda: frozenset({1, 2, 5, 7}))
+        monkeypatch.setattr(host, "cpus_by_core", lambda: [1, 2, 5, 7])
 
     def test_both_are_kept_on_one_cpu_and_the_next_block_of_pairs_on_the_next(self) -> None:
         order = an_order("A", threads=1)

@@ -359,7 +359,7 @@ def test_a_compiled_launch_shows_the_products_of_its_compiled_code(tmp_path: Pat
     torch._dynamo.reset()
     launch = launch_of(tmp_path, diagnose=True, compile="inductor", precision="amp-bf16")
     assert launch.inspection.matmul_types == {"bf16": FORWARD + BACKWARD}
-    assert launch.inspection.matmul_source == "dispatched operators"
+    assert launch.inspection.matmul_source == "the traced graph"
     assert launch.inspection.gradient_kept == 1.0
     assert launch.actual["compile"] == "inductor"
     found = {check.name: check.result for check in launch.audit}

@@ -138,7 +138,7 @@ def test_a_clock_that_falls_half_way_makes_the_row_noisy(
             self.reads += 1
             return ClockRates("a driver", 3000.0 if self.reads <= 6 else 2000.0)
 
-    monkeypatch.setattr(cpu, "HostClocks", Throttling)
+    monkeypatch.setattr(cpu, "HostClocks", lambda **_: Throttling())
     launch = launched(tmp_path)
     assert launch.clocks is not None
     assert (launch.clocks.mhz_min, launch.clocks.mhz_max) == (2000.0, 3000.0)

@@ -27,7 +27,8 @@ def memory_flat(evidence: Evidence) -> Finding:
     """The memory in use did not grow from window to window.
 
     A list that keeps every loss, or a graph that is never freed, slows training down and ends it
-    hours later, so the speed of the first minute is no speed of training. The memory in use is read
+    hours later, so the speed of the first minute is no speed of training. The memory in use (of the
+    host without the files it maps, which come and go) is read
     before the first window and after every one, and a line is put through all readings. It fails
     when the line rises beyond its own error (t test, 0.05 %), by more than 1 % of the memory and
     more than 16 MiB over the windows, and either half of them goes on rising (its line, or its

@@ -110,6 +110,12 @@ def _graph(found: Inspection, wanted: str) -> tuple[bool | None, str]:
 
 def _product(found: Inspection, wanted: str) -> tuple[bool | None, str]:
     """Return whether the known product rounds as wanted, and how it does."""
+    if found.matmul_format is None and found.matmul_error is not None and wanted == "fp32":
+        # Of known formats fp32 keeps the most digits: what keeps fewer is none of them, nor fp32.
+        return False, (
+            f"a known product rounds further than fp32, to no format that is known (relative error "
+            f"{found.matmul_error:.1e})"
+        )
     if found.matmul_format is None:
         return None, "a known product rounds to no format that is known"
     error = "" if found.matmul_error is None else f" (relative error {found.matmul_error:.1e})"
