@@ -282,6 +282,24 @@ def test_compiled_code_that_dispatches_no_product_is_traced_anew(tmp_path: Path)
     assert set(results(knobs, found).values()) == {PASS}
 
 
+def test_what_compiled_code_still_dispatches_does_not_speak_for_all_of_it(tmp_path: Path) -> None:
+    """A compiler makes kernels of its own of some products and not of others."""
+    torch._dynamo.reset()
+
+    class Tuned(CpuDevice):
+        def compile(self, module: torch.nn.Module, knobs: Knobs) -> torch.nn.Module:
+            compiled: Any = torch.compile(module, backend="eager")
+            return compiled
+
+        def matmul_types(self, run: Callable[[], Any]) -> tuple[dict[str, int], str] | None:
+            run()
+            return {"fp32": 3}, "dispatched operators"
+
+    _, found = looked(tmp_path, device=Tuned(1), compile="inductor")
+    assert found.matmul_types == {"fp32": FORWARD + BACKWARD}
+    assert found.matmul_source == "the traced graph"
+
+
 @pytest.mark.parametrize(("bits", "rounds_to"), [(23, "fp32"), (10, "tf32")])
 def test_a_compiler_that_drops_bits_is_seen_in_the_product_alone(
     tmp_path: Path, bits: int, rounds_to: str
