@@ -49,6 +49,12 @@ def test_memory_given_back_once_does_not_hide_a_leak() -> None:
         assert found("memory_flat", memory_bytes=after(*steps)).result is FAIL, at
 
 
+def test_a_leak_that_first_eats_what_the_process_has_free_is_found() -> None:
+    for flat in range(1, 6):
+        steps = [0.0] * flat + [15.0] + [34.0] * (9 - flat)
+        assert found("memory_flat", memory_bytes=after(*steps)).result is FAIL, flat
+
+
 def test_memory_that_stays_is_flat() -> None:
     assert found("memory_flat", memory_bytes=(START,) * 10).result is PASS
 
@@ -83,7 +89,7 @@ def test_too_few_readings_say_nothing(windows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("correlation", "most"), [(0.0, 2), (0.5, 6), (0.9, 40)], ids=["none", "some", "a walk"]
+    ("correlation", "most"), [(0.0, 2), (0.5, 8), (0.9, 50)], ids=["none", "some", "a walk"]
 )
 @pytest.mark.parametrize("windows", [4, 8, 10, 40])
 def test_memory_that_wanders_by_5_percent_raises_hardly_an_alarm(

@@ -10,7 +10,7 @@ from bench.backends.base import World
 from bench.results.record import Check, CheckResult, Launch, Weight
 from bench.worker import session
 from bench.worker.events import Events
-from tests.worker.a_job import a_case, a_job
+from tests.worker.a_job import a_case, a_job, give_memory_back
 
 SHARED_MACHINE = {"steady_state", "fence_waits"}
 """What a machine that others use may fail without any lie; `first_passing` is for their control."""
@@ -19,6 +19,7 @@ _TRIES = 3
 
 def launched(folder: Path, *, diagnose: bool = True, budget_s: float = 0.6, **knobs: Any) -> Launch:
     """Run one launch."""
+    give_memory_back()
     case = a_case(knobs, {"budget_s": budget_s})
     job = a_job(folder, case, diagnose=diagnose, seed=3)
     launch = session.run(job, World(), Events(0), import_s=0.0)

@@ -139,23 +139,15 @@ def test_autocast_that_acts_is_not_caught(tmp_path: Path) -> None:
     assert caught(launched(tmp_path, precision="amp-bf16")) == set()
 
 
+@pytest.mark.parametrize("precision", ["amp-bf16", "amp-fp16"])
 def test_a_precision_that_the_device_leaves_out_is_caught_by_as_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As accelerate does with fp16 on a CPU, without a warning."""
     monkeypatch.setattr(CpuDevice, "autocast", lambda _device, _knobs: contextlib.nullcontext())
-    launch = launched(tmp_path, precision="amp-bf16")
+    launch = launched(tmp_path, precision=precision)
     assert {"as_asked", "precision_ran"} <= caught(launch)
-    assert words(launch, "as_asked") == "precision: asked amp-bf16, ran fp32"
-
-
-def test_fp16_that_ran_as_fp32_is_caught_by_as_asked_and_precision_ran(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CpuDevice, "autocast", lambda _device, _knobs: contextlib.nullcontext())
-    launch = launched(tmp_path, precision="amp-fp16")
-    assert {"as_asked", "precision_ran"} <= caught(launch)
-    assert words(launch, "as_asked") == "precision: asked amp-fp16, ran fp32"
+    assert words(launch, "as_asked") == f"precision: asked {precision}, ran fp32"
 
 
 def test_fp16_that_ran_as_such_is_not_caught(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 import timeit
@@ -22,7 +21,7 @@ from bench.worker import session
 from bench.worker.events import Events
 from bench.worker.gauges import DeviceGauge
 from tests.small_vit import SMALL_VIT
-from tests.worker.a_job import a_case, a_job
+from tests.worker.a_job import a_case, a_job, give_memory_back
 
 pytestmark = [pytest.mark.torch, pytest.mark.alone]
 
@@ -67,7 +66,7 @@ def spiking(num_classes: int = 10) -> Spiking:
 
 
 def launched(folder: Path, **knobs: Any) -> Launch:
-    gc.collect()  # what the test before left is not given back in the windows of this one
+    give_memory_back()
     launch = session.run(a_job(folder, a_case(knobs, EIGHT)), World(), Events(0), import_s=0.0)
     assert launch is not None
     return launch

@@ -21,9 +21,9 @@ def fence_waits(evidence: Evidence) -> Finding:
 
     A clock that is stopped while work is still queued reads the time of issuing it. After each
     window's fence an updated parameter is read, twice: what the first read takes beyond the second
-    is work the fence did not wait for. The median over the windows must stay under 1 % of a window,
-    and on a quiet machine all but a quarter of them must, and all but one. As a second witness,
-    there, twice the work must not take about the same time.
+    is work the fence did not wait for. The median over the windows must stay under 1 % of a window.
+    On a quiet machine two windows above it, where they are a quarter of all or more, are too many;
+    and there, as a second witness, twice the work must not take about the same time.
     """
     if not evidence.residual_s:
         return FAIL, "no residual was read after any window"
