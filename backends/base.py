@@ -77,6 +77,13 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    nodes: int = 1
+    """Machines over which the ranks are spread, as many on each."""
+
+    @property
+    def local_size(self) -> int:
+        """Ranks on this machine."""
+        return self.size // self.nodes
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,8 @@ class Device(ABC):
     """Name of torch.distributed's backend for this device; null: one process only."""
     ddp_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments that DistributedDataParallel needs on this device to be right."""
+    own_memory: ClassVar[bool] = True
+    """Whether its memory is another than the host's, so that what is kept there is saved here."""
     emulates_float8: ClassVar[bool] = False
     """Whether products of float8 are computed by other products here. Its rows say so."""
 
@@ -347,6 +356,9 @@ class Backend(ABC):
     families: ClassVar[Collection[str]] = ()
     """Groups of knobs of one device family, as `neuron` is, that this adapter knows: it honours or
     refuses each of them. All others are refused for it (`bench.backends.families`)."""
+    engines: ClassVar[Collection[str]] = ()
+    """Values of `engine` that drive its devices, beside plain and ddp. All others are refused for
+    it (`bench.backends.engines`)."""
     compiler_words: ClassVar[Collection[str]] = ()
     """What an error says that the compiler has caused, where its class does not tell."""
     memory_words: ClassVar[Collection[str]] = ()

@@ -67,6 +67,8 @@ def ask(torch: Any, telemetry: Callable[[str], Telemetry] = nvml.find) -> Probe:
         "triton": importlib.util.find_spec("triton") is not None,
         "cc": _c_compiler(),
         "torchao": importlib.util.find_spec("torchao") is not None,
+        "accelerate": importlib.util.find_spec("accelerate") is not None,
+        "deepspeed": importlib.util.find_spec("deepspeed") is not None,
         "arch": str(first.gcnArchName) if hip else None,
         "tf32_forbidden": os.environ.get("NVIDIA_TF32_OVERRIDE") == "0",
     }

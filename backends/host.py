@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import psutil
 from bench.scenarios.schema import Knobs
 
 _SELF = Path("/proc/self")
+_CPUS = Path("/sys/devices/system/cpu")
 _RESET_PEAK = "5"
 """What resets VmHWM, and nothing else, when written to clear_refs (proc_pid_clear_refs(5))."""
 
@@ -46,23 +46,45 @@ def cpus_allowed() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def cpus_by_core(devices: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+def cpus_by_core(devices: Path = _CPUS) -> list[int]:
     """Return the CPUs this process may run on: one of each core first, then the cores' second ones.
 
     Where the system does not tell which CPUs share a core, each is taken for one.
     Source: Documentation/admin-guide/cputopology.rst of the kernel.
     """
-    places: Counter[str] = Counter()
-    ordered = []
+    ordered = [(place, cpu) for core in cores(devices) for place, cpu in enumerate(core)]
+    return [cpu for _, cpu in sorted(ordered)]
+
+
+def cores(devices: Path = _CPUS) -> list[list[int]]:
+    """Return the CPUs this process may run on, core by core, as `cpus_by_core` tells cores."""
+    found: dict[str, list[int]] = {}
     for cpu in sorted(cpus_allowed()):
         try:
             siblings = devices / f"cpu{cpu}" / "topology" / "thread_siblings_list"
             core = siblings.read_text(encoding="ascii").strip()
         except OSError:
             core = str(cpu)
-        ordered.append((places[core], cpu))
-        places[core] += 1
-    return [cpu for _, cpu in sorted(ordered)]
+        found.setdefault(core, []).append(cpu)
+    return list(found.values())
+
+
+def shares(ranks: int, devices: Path = _CPUS) -> list[list[int]] | None:
+    """Return the CPUs of each of a machine's ranks: as many for each, and none for two.
+
+    They are whole cores, of neighbouring numbers, as far as there are enough. Null: there are fewer
+    CPUs than ranks.
+    """
+    there = cores(devices)
+    if len(there) < ranks:
+        there = [[cpu] for core in there for cpu in core]
+    each = len(there) // ranks
+    if each == 0:
+        return None
+    return [
+        sorted(cpu for core in there[rank * each : (rank + 1) * each] for cpu in core)
+        for rank in range(ranks)
+    ]
 
 
 def keep_on(cpus: Collection[int]) -> None:
@@ -86,7 +108,7 @@ def threads_per_rank(knobs: Knobs) -> int:
     """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
     if knobs.threads is not None:
         return knobs.threads
-    return max(1, cpus_visible() // knobs.processes)
+    return max(1, cpus_visible() // knobs.local_processes)
 
 
 def environment(knobs: Knobs) -> dict[str, str]:
@@ -96,7 +118,8 @@ def environment(knobs: Knobs) -> dict[str, str]:
     """
     threads = str(threads_per_rank(knobs))
     chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if knobs.engine == "ddp" and Path("/sys/class/net/lo").exists():
+    alone = knobs.nodes == 1
+    if alone and knobs.engine != "plain" and Path("/sys/class/net/lo").exists():
         chosen["GLOO_SOCKET_IFNAME"] = "lo"
     return chosen
 

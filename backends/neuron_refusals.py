@@ -74,7 +74,7 @@ def on_threads(knobs: Knobs) -> Iterator[Refusal]:
 def on_cores(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
     """Refuse more processes than there are cores."""
     cores = neuron_cores.for_case(knobs, probe)
-    if cores is not None and 1 < knobs.processes > cores:
+    if cores is not None and 1 < knobs.local_processes > cores:
         yield Refusal(
             knob="processes",
             value=knobs.processes,
@@ -88,7 +88,7 @@ def on_group(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
     The guide to the environment of torch-neuronx 2.9 has a group of N cores begin at a multiple of
     N, on consecutive cores, N being 1, 2, 8 or 32. On Inferentia2 its release notes know 4 and 24.
     """
-    size, cores = knobs.processes, neuron_cores.for_case(knobs, probe)
+    size, cores = knobs.local_processes, neuron_cores.for_case(knobs, probe)
     if size == 1 or (cores is not None and size > cores):
         return
     family, shown = probe.facts.get("family"), probe.facts.get(neuron_cores.SHOWN)

@@ -30,16 +30,26 @@ _EXAMPLES: Mapping[str, tuple[JsonValue, ...]] = {
     "model": ("vit_base_patch16_224", "mymodule:build"),
     "model_kwargs": ({"depth": 2},),
     "data.source": ("random", "cached", "device", "jpeg", "folder:PATH"),
+    "accelerate.config": ("FILE",),
+    "zero.config": ("FILE",),
 }
 """Values of knobs that take text or a mapping; of all others the schema tells the values."""
 _NEEDS: Mapping[str, Mapping[str, JsonValue]] = {
     "compile_mode": {"compile": "inductor"},
     "data.images": {"data.source": "jpeg"},
     "data.pool": {"data.source": "cached"},
+    "fsdp.reshard_after_forward": {"engine": "fsdp"},
+    "fsdp.offload": {"engine": "fsdp"},
+    "accelerate.config": {"engine": "accelerate"},
+    "zero.config": {"engine": "deepspeed"},
+    "zero.stage": {"engine": "deepspeed"},
+    "zero.offload_optimizer": {"engine": "deepspeed"},
+    "zero.offload_param": {"engine": "deepspeed", "zero.stage": 3},
     "data.prefetch": {"data.workers": 2},
     "momentum": {"optimizer": "sgd"},
     "neuron.auto_cast_type": {"neuron.auto_cast": "matmult"},
     "neuron.model_type=unet-inference": {"task": "infer"},
+    "nodes": {"processes": 2},
     "precision=fp8-tensorwise": {"compile": "inductor"},
     "precision=fp8-rowwise": {"compile": "inductor"},
 }

@@ -221,6 +221,9 @@ class Inspection(Strict):
     gradient_kept: float | None = None
     """Norm of the gradients that the optimizer was given / norm that the backward pass left, both
     of gradients that were made large for it."""
+    gradient_heard: float | None = None
+    """Least norm of the gradients that any rank's optimizer was given while one alone had a loss:
+    0 where they are not exchanged. Null: one process."""
     skipped: list[str] = []
     """What could not be looked at, and why."""
 
@@ -300,6 +303,20 @@ class Diagnostics(Strict):
     """What of the pass does not apply or did not fit, and why."""
 
 
+class RankPlace(Strict):
+    """Where one rank of a launch ran, read back in its process."""
+
+    node: int
+    """Number of its machine among those of the launch, from 0."""
+    local_rank: int
+    cpus: list[int]
+    """Numbers of the CPUs that it could run on."""
+    omp_num_threads: str | None = None
+    """The variable of that name; null: it was not set."""
+    shown: dict[str, str] = {}
+    """Variables that show a process some of the machine's devices alone."""
+
+
 class Launch(Strict):
     """One process group from start to end: the unit of statistics."""
 
@@ -314,6 +331,8 @@ class Launch(Strict):
     (`bench ab`)."""
     cpus: list[int] | None = None
     """It was kept on these, like the other side; null: it could use all that were visible."""
+    ranks: list[RankPlace] = []
+    """By rank; empty: an older record."""
     started: UtcTime
     """ISO 8601, in UTC."""
     phases: Phases

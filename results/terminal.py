@@ -232,6 +232,8 @@ def _places(rows: Sequence[Row]) -> list[str]:
     times: dict[tuple[str, bool], list[dt.datetime]] = {}
     for row in rows:
         ranks = f"{row.processes} process{'es' if row.processes > 1 else ''}"
+        if (nodes := row.knobs.get("nodes", 1)) != 1:
+            ranks += f" on {nodes} nodes"
         device = one_line(row.device) if row.device else "no device"
         place = f"{row.backend}: {device}, {ranks}", row.created is None
         times.setdefault(place, []).extend([moment(row.created)] if row.created else [])

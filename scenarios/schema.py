@@ -71,6 +71,17 @@ def _fill(model: BaseModel, **defaults: Any) -> None:
             model.__pydantic_fields_set__.discard(name)
 
 
+_ENGINE_GROUPS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "fsdp": (("fsdp",), {"offload": "none"}),
+    "accelerate": (("accelerate",), {}),
+    "zero": (
+        ("deepspeed",),
+        {"stage": 2, "offload_optimizer": "none", "offload_param": "none"},
+    ),
+}
+"""Groups of knobs that only some engines have: which, and what null means there."""
+
+
 class DataKnobs(Strict):
     """Where a sample comes from, and who prepares it."""
 
@@ -175,6 +186,41 @@ class NeuronKnobs(Strict):
         return self
 
 
+class FsdpKnobs(Strict):
+    """Settings of `engine=fsdp`, torch's fully sharded data parallelism; null elsewhere."""
+
+    reshard_after_forward: Annotated[bool | None, TREATMENT] = None
+    """Let a block's gathered weights go after its forward pass, and gather them again for its
+    backward pass. Null is torch's own choice: the blocks do, what is outside of them does not."""
+    offload: Annotated[Literal["none", "cpu"] | None, TREATMENT] = None
+    """Keep each rank's part of weights, gradients and optimizer state in the host's memory, where
+    the update is then computed. Null means none."""
+
+
+class AccelerateKnobs(Strict):
+    """Settings of `engine=accelerate`; null elsewhere."""
+
+    config: Annotated[str | None, TREATMENT, Field(min_length=1)] = None
+    """A file that `accelerate config` has written; what it holds counts as a setting, too. Null: no
+    file, and accelerate wraps the model in DistributedDataParallel."""
+
+
+class ZeroKnobs(Strict):
+    """Settings of `engine=deepspeed`, Microsoft's ZeRO; null elsewhere."""
+
+    stage: Annotated[Literal[0, 1, 2, 3] | None, TREATMENT] = None
+    """What is shared out over the ranks. 0: nothing. 1: the optimizer's state. 2: gradients, too.
+    3: weights, too. Null means 2."""
+    offload_optimizer: Annotated[Literal["none", "cpu"] | None, TREATMENT] = None
+    """Where the optimizer's state is kept and the update computed: `cpu` is the host's memory. Null
+    means none: on the device."""
+    offload_param: Annotated[Literal["none", "cpu"] | None, TREATMENT] = None
+    """Where each rank's part of the weights is kept, which only stage 3 shares out. Null: none."""
+    config: Annotated[str | None, TREATMENT, Field(min_length=1)] = None
+    """A JSON file of yours with more of DeepSpeed's own settings (bucket sizes, say); what it holds
+    counts as a setting, too, and what contradicts a knob is refused."""
+
+
 class Knobs(Strict):
     """One value of every knob: what a case is made of."""
 
@@ -239,10 +285,21 @@ class Knobs(Strict):
     """Keep image tensors and convolution weights in NHWC memory order."""
     loader: LoaderKnobs = LoaderKnobs()
     neuron: NeuronKnobs = NeuronKnobs()
-    engine: Annotated[Literal["plain", "ddp"] | None, TREATMENT] = None
-    """Who drives the step; null means plain for one process and ddp for more."""
+    engine: Annotated[
+        Literal["plain", "ddp", "fsdp", "accelerate", "deepspeed"] | None, TREATMENT
+    ] = None
+    """Who drives the step; null means plain for one process and ddp for more. `plain`: one process.
+    `ddp`: torch's DistributedDataParallel, every rank with the whole model. `fsdp`: torch's
+    fully_shard (FSDP2), every rank with a part of it. `accelerate`: what Hugging Face's accelerate
+    makes of the model. `deepspeed`: DeepSpeed's ZeRO over torch's own optimizer. A batch is per
+    device in each, and gradients are the mean over the ranks."""
+    fsdp: FsdpKnobs = FsdpKnobs()
+    accelerate: AccelerateKnobs = AccelerateKnobs()
+    zero: ZeroKnobs = ZeroKnobs()
     processes: Annotated[int, TREATMENT, Field(ge=1)] = 1
-    """Ranks, one device each. Unit: processes."""
+    """Ranks, one device each; not set, there is one on each node. Unit: processes."""
+    nodes: Annotated[int, TREATMENT, Field(ge=1)] = 1
+    """Machines that the ranks are spread over, as many on each. Unit: machines."""
     threads: Annotated[int | None, TREATMENT, Field(ge=1)] = None
     """Compute threads of one process; null shares the visible cores among the ranks."""
     seed: Annotated[int, PROTOCOL, Field(ge=0, lt=2**31)] = 0
@@ -256,6 +313,17 @@ class Knobs(Strict):
                 "write a timm model name, or module:factory as in mypackage.nets:build"
             )
         return value
+
+    @model_validator(mode="after")
+    def _nodes_have_equal_shares(self) -> Knobs:
+        if "processes" not in self.model_fields_set:
+            self.__dict__["processes"] = self.nodes
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"nodes={self.nodes} cannot have equal shares of processes={self.processes}: set "
+                "processes to a multiple of nodes"
+            )
+        return self
 
     @model_validator(mode="after")
     def _combinations_mean_something(self) -> Knobs:
@@ -289,7 +357,25 @@ class Knobs(Strict):
                 f"engine=plain drives one process, not {self.processes}: set engine=ddp or "
                 "processes=1"
             )
+        self._fill_engine()
         return self
+
+    @property
+    def local_processes(self) -> int:
+        """The ranks on one machine."""
+        return self.processes // self.nodes
+
+    @property
+    def offloads(self) -> str | None:
+        """What is kept outside of the device's memory, and where, in words; null: nothing is."""
+        kept = [
+            f"{group}.{knob}={value}"
+            for group in _ENGINE_GROUPS
+            for knob in type(getattr(self, group)).model_fields
+            if knob.startswith("offload")
+            and (value := getattr(getattr(self, group), knob)) not in (None, "none")
+        ]
+        return ", ".join(kept) or None
 
     @property
     def least_resident_pool(self) -> int:
@@ -298,6 +384,40 @@ class Knobs(Strict):
         A compiler that finds the same tensor twice in a graph may merge the work on it.
         """
         return self.loader.batches_per_execution + 1
+
+    def _fill_engine(self) -> None:
+        """Fill the settings of the engine, and refuse those of another."""
+        for name, (engines, defaults) in _ENGINE_GROUPS.items():
+            group: Strict = getattr(self, name)
+            if self.engine in engines:
+                # A copy, since the group may have been handed in ready-made.
+                self.__dict__[name] = group = group.model_copy()
+                _fill(group, **defaults)
+                continue
+            for knob in type(group).model_fields:
+                if getattr(group, knob) is not None:
+                    raise ValueError(
+                        f"{name}.{knob} has no meaning for engine={self.engine}: set engine="
+                        f"{' or '.join(engines)}, or remove {name}.{knob}"
+                    )
+        if self.engine == "deepspeed":
+            self._refuse_what_zero_ignores()
+
+    def _refuse_what_zero_ignores(self) -> None:
+        """Refuse what DeepSpeed would take and do nothing about."""
+        if self.task == "infer":
+            raise ValueError(
+                "engine=deepspeed has no meaning for task=infer: ZeRO shares out what training "
+                "keeps; set engine=ddp or fsdp"
+            )
+        zero = self.zero
+        for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            where = getattr(zero, name)
+            if where != "none" and (zero.stage or 0) < least:
+                raise ValueError(
+                    f"zero.{name}={where} does nothing at zero.stage={zero.stage}, where that is "
+                    f"not shared out: set zero.stage to {least} or more, or zero.{name} to none"
+                )
 
     def _fill_pool(self) -> None:
         data = self.data

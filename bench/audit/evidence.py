@@ -58,6 +58,8 @@ class Evidence:
     untrained: tuple[str, ...] = ()
     """Parameters that the model was built with as trainable, and that are frozen now or that the
     optimizer does not hold."""
+    weights_agree: bool | None = None
+    """Whether all ranks have the same weights after the windows; null: inference, or one rank."""
     noise: Noise = field(default_factory=Noise)
     memory_bytes: tuple[int, ...] = ()
     """In use before the first clean window and after each; empty: cannot be read."""

@@ -132,6 +132,8 @@ class _Page:
 def _head(record: Record, row: Row, page: _Page) -> None:
     asked = record.requested
     ranks = "1 process" if record.processes == 1 else f"{record.processes} processes"
+    if (nodes := asked.knobs.nodes) > 1:
+        ranks += f" on {nodes} nodes"
     device = record.device.model if record.device else "no device"
     side = "" if record.side is None else f", side {record.side} of a comparison"
     page.line(f"{asked.scenario} / {asked.case}", "bold")

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from bench.backends.base import Probe
+from bench.backends.placed import Placed, placed
 from bench.backends.registry import BackendError, Prober, names
 from bench.backends.temporary import TemporaryError
-from bench.cli import progress
+from bench.cli import joining, progress
+from bench.cli.joining import Together
+from bench.cli.stopping import stop_on_signals
 from bench.results import table as tables
 from bench.results.prices import Prices
 from bench.results.record import Keys, Outcome
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Problem, Store, Stored, StoreError, new_id
-from bench.run import inplace, precompiling
-from bench.run.plan import Planned, choose, plan
+from bench.run import inplace, launching, precompiling
+from bench.run.health import HealthPass
+from bench.run.launching import Start, start_here
+from bench.run.plan import Planned, check_nodes, choose, plan
 from bench.run.precompiling import Precompiler
 from bench.run.rounds import Rounds
 from bench.scenarios import compose, overrides
@@ -41,7 +43,6 @@ _FOR_OUR_LAUNCHER = {
     "measure.health_steps": None,
 }
 """Settings that only our own launcher can honour, with the option of each."""
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _Name = tuple[str, str, str]
 """Fingerprint, scenario and case."""
@@ -61,6 +62,8 @@ class Request:
     prices: Prices | None
     format: str
     precompile: bool = False
+    together: Together | None = None
+    """With which other nodes; null: this machine alone, or as somebody else's launcher says."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,35 @@ def run(request: Request) -> int:
         StoreError, TemporaryError: a folder can no longer be written to; what was recorded before
             has been printed.
     """
-    world = inplace.world()
-    if world is not None:
-        planned = _planned_in_place(request, world.size)
-        return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
-    store = Store(request.results)
+    told = placed()
+    if request.together is not None:
+        meeting = joining.meeting(request.together, told)
+        planned = _planned(request, request.settings, Prober())
+        check_nodes(planned, meeting.nodes)
+        if meeting.nodes > 1:
+            _precompiler(request, planned)  # not found out when all have met
+        return joining.run(
+            meeting, planned, lambda stopping, start: _measure(request, planned, stopping, start)
+        )
+    if told is not None:
+        planned = _planned_in_place(request, told)
+        return inplace.run(told, planned, request.results, lambda rows: _print(request, rows))
     planned = _planned(request, request.settings, Prober())
+    check_nodes(planned, 1)
+    with stop_on_signals() as stopping:
+        return _measure(request, planned, stopping, start_here)
+
+
+def _measure(
+    request: Request, planned: Sequence[Planned], stopping: Sequence[int], start: Start
+) -> int:
+    """Run the rounds of what was planned, and print them; returns the exit code."""
+    store = Store(request.results)
     precompiler = _precompiler(request, planned)
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
     left = [p for p in planned if _name(p.keys, p.case) not in done]
-    with Scratch(request.results) as scratch, stop_on_signals() as stopping:
+    with Scratch(request.results) as scratch:
         rounds = Rounds(
             left,
             store=store,
@@ -98,6 +119,8 @@ def run(request: Request) -> int:
             session=new_id(datetime.now(UTC)),
             listener=progress.listener(sys.stderr),
             stop=lambda: bool(stopping),
+            runner=partial(launching.run, start=start),
+            health=HealthPass(request.results, partial(launching.run_health, start=start)),
             precompiler=precompiler,
         )
         if request.resume:
@@ -140,6 +163,12 @@ def _precompiler(request: Request, planned: Sequence[Planned]) -> Precompiler | 
     """
     if not request.precompile:
         return None
+    if any(case.case.knobs.nodes > 1 for case in planned):
+        raise ScenarioError(
+            precompiling.OPTION,
+            "fills the compile caches of one machine, and every node has its own",
+            "leave the option out, or choose cases of one node with --case",
+        )
     for case in precompiling.check(planned):
         print(
             f"{precompiling.OPTION}: {case.title} compiles nothing, and is launched as always",
@@ -148,13 +177,14 @@ def _precompiler(request: Request, planned: Sequence[Planned]) -> Precompiler | 
     return Precompiler()
 
 
-def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
-    """Return the cases as so many ranks run them that somebody else's launcher has started.
+def _planned_in_place(request: Request, told: Placed) -> list[Planned]:
+    """Return the cases as the ranks run them that somebody else's launcher has started.
 
     Raises:
         ScenarioError: something was asked for that only our own launcher can do, or a case sets
-            another number of processes.
+            another number of processes or nodes, or the nodes have different numbers of ranks.
     """
+    launcher = told.launcher
     given = overrides.keys_given(request.settings)
     options = {"--resume": request.resume, precompiling.OPTION: request.precompile}
     refused = [option for option, given_it in options.items() if given_it]
@@ -164,8 +194,15 @@ def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
     for place in refused:
         raise ScenarioError(
             place,
-            "has no meaning under torchrun, where every rank runs one launch",
-            "leave it out, or leave torchrun out and use --processes P",
+            f"has no meaning under {launcher}, where every rank runs one launch",
+            f"leave it out, or leave {launcher} out and use --processes P",
+        )
+    if told.uneven:
+        raise ScenarioError(
+            launcher,
+            f"it has started {told.local_size} of {told.world.size} ranks on this node, and "
+            f"another number on others of {told.world.nodes}",
+            "start as many on every node",
         )
     settings = list(request.settings)
     if "measure.budget_s" in given:
@@ -175,16 +212,18 @@ def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
     planned = _planned(request, settings, prober)
     if len(planned) != 1:
         return planned
-    knobs = planned[0].case.knobs
-    if "processes" not in knobs.model_fields_set:
-        return _planned(request, [*settings, f"processes={ranks}"], prober)
-    if knobs.processes != ranks:
-        raise ScenarioError(
-            planned[0].title,
-            f"it sets processes={knobs.processes}, and torchrun has started {ranks}",
-            f"start {knobs.processes} with torchrun, or set processes to {ranks}",
-        )
-    return planned
+    knobs, missing = planned[0].case.knobs, []
+    for name, started in (("processes", told.world.size), ("nodes", told.world.nodes)):
+        asked = getattr(knobs, name)
+        if name not in knobs.model_fields_set:
+            missing.append(f"{name}={started}")
+        elif asked != started:
+            raise ScenarioError(
+                planned[0].title,
+                f"it sets {name}={asked}, and {launcher} has started {started}",
+                f"start {asked} with {launcher}, or set {name} to {started}",
+            )
+    return _planned(request, [*settings, *missing], prober) if missing else planned
 
 
 def _planned(request: Request, settings: Sequence[str], prober: Prober) -> list[Planned]:
@@ -273,26 +312,3 @@ def _name(keys: Keys, case: Case) -> _Name:
 def _print(request: Request, records: Sequence[Stored]) -> None:
     rows = rows_of(records, request.prices)
     tables.write(tables.Table(rows), tables.Format(request.format), sys.stdout)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask us to stop; a second one ends the program at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received:
-            # Whoever asks twice does not want to wait for records; the children die with us.
-            os._exit(EXIT_INTERRUPTED)
-        received.append(number)
-        # Not print: the signal may have come in the middle of a print.
-        os.write(2, b"\nstopping: recording what was measured (again to stop at once)\n")
-
-    # What whoever started us has us ignore (nohup) stays ignored.
-    heeded = [s for s in _STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, note) for s in heeded}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -153,7 +153,11 @@ def reference_knobs(knobs: Knobs) -> Knobs:
         activation_checkpointing=False,
         channels_last=False,
         engine="plain",
+        fsdp={},
+        accelerate={},
+        zero={},
         processes=1,
+        nodes=1,
     )
 
 

@@ -120,6 +120,23 @@ def replanned(planned: Planned, case: Case) -> Planned:
     return _planned(case, planned.probe, planned.position, python)
 
 
+def check_nodes(planned: Sequence[Planned], nodes: int) -> None:
+    """See to it that no case needs more machines than run this command.
+
+    Raises:
+        ScenarioError: one does.
+    """
+    for case in planned:
+        if case.runnable and case.case.knobs.nodes > nodes:
+            asked = case.case.knobs.nodes
+            raise ScenarioError(
+                case.title,
+                f"it sets nodes={asked}, and this command runs on {nodes}",
+                f"start `bench run` on {asked} machines, each with --nodes {asked} and the same "
+                "--rdzv-endpoint HOST:PORT, or set nodes to a smaller number",
+            )
+
+
 def choose(
     planned: Sequence[Planned], wanted: Sequence[str], option: str = "--case"
 ) -> list[Planned]:
@@ -183,7 +200,11 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                 series,
                 case.knobs,
                 case.measure,
-                versions={**python.versions, **_own_code(case.knobs.model, python.path)},
+                versions={
+                    **python.versions,
+                    **_own_code(case.knobs.model, python.path),
+                    **_own_files(case.knobs),
+                },
                 measurement=MEASUREMENT_VERSION,
             ),
         ),
@@ -213,6 +234,19 @@ def _own_code(model: str, interpreter: str) -> dict[str, str]:
     return {"model": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()}
 
 
+def _own_files(knobs: Knobs) -> dict[str, str]:
+    """Return a digest of each file of the user's that a knob names."""
+    return {
+        knob: hashlib.sha256(path.read_bytes()).hexdigest()
+        for knob, path in _named_files(knobs).items()
+    }
+
+
+def _named_files(knobs: Knobs) -> dict[str, Path]:
+    named = {"accelerate.config": knobs.accelerate.config, "zero.config": knobs.zero.config}
+    return {knob: Path(path).expanduser() for knob, path in named.items() if path is not None}
+
+
 def _check_data(case: Case) -> None:
     data, least = case.knobs.data, case.knobs.least_resident_pool
     if data.source == "device" and data.pool is not None and data.pool < least:
@@ -222,6 +256,13 @@ def _check_data(case: Case) -> None:
             f"{case.knobs.loader.batches_per_execution} a graph would hold the whole pool",
             f"set data.pool to {least} or more, or to null",
         )
+    for knob, file in _named_files(case.knobs).items():
+        if not file.is_file():
+            raise ScenarioError(
+                f"{case.scenario} / {case.case}: {knob}",
+                f"there is no file {file}",
+                f"name one that is there, or set {knob} to null",
+            )
     kind, _, path = data.source.partition(":")
     if kind == "folder" and not Path(os.path.expanduser(path)).is_dir():  # noqa: PTH111
         raise ScenarioError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import JsonValue
@@ -46,8 +47,10 @@ def build(job: Job, world: World, device: Device) -> Built:
     trainable = trainable_parameters(source.module)
     module = float8.convert(source.module, knobs, source.image_size, emulate=device.emulates_float8)
     model = device.place(module, knobs)
-    engine = engines.make(knobs, world, device.ddp_options)
-    module = device.compile(engine.prepare(model), knobs)
+    engine = engines.make(knobs, world, device)
+    make = partial(optimizers.build, knobs) if knobs.task == "train" else None
+    module, optimizer = engine.prepare(model, make)
+    module = device.compile(module, knobs)
     data_seed = job.seed + world.rank
     if job.purpose == "health":
         # One batch for all ranks: the mean of their gradients is then that of a single process.
@@ -60,10 +63,9 @@ def build(job: Job, world: World, device: Device) -> Built:
     else:
         batches = device.feed(data.loader(knobs, source.image_size, data_seed), knobs)
     step: Step
-    if knobs.task == "train":
-        optimizer = optimizers.build(knobs, model.parameters())
+    if optimizer is not None:
         step = TrainStep(device, module, batches, knobs, engine=engine, optimizer=optimizer)
     else:
         step = InferStep(device, module, batches, knobs)
-    moved = MovedParameters(model, trainable) if knobs.task == "train" else None
+    moved = None if optimizer is None else MovedParameters(model, trainable, engine)
     return Built(step, model, engine, moved, proven, source.image_size)

@@ -17,7 +17,7 @@ from bench.backends.base import Device, World
 from bench.measure.target import ALONE, Peers
 from bench.scenarios.schema import Knobs
 from bench.worker.errors import CollectivesNotRealError
-from bench.worker.job import RENDEZVOUS_FILE
+from bench.worker.job import MEETING_VARIABLE, RENDEZVOUS_FILE
 
 _JOIN_TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -38,12 +38,10 @@ def meet(world: World, device: Device, folder: Path, knobs: Knobs) -> tuple[Peer
 
 
 def join(world: World, device: Device, folder: Path) -> None:
-    """Initialise the default process group: by a file of ours, or by torchrun's environment."""
+    """Initialise the default process group: by a file of ours, or where the launcher says."""
     if device.process_group is None:
         raise CollectivesNotRealError(f"the device {device.torch_device} has no process group")
-    where = (
-        "env://" if "TORCHELASTIC_RUN_ID" in os.environ else f"file://{folder / RENDEZVOUS_FILE}"
-    )
+    where = os.environ.get(MEETING_VARIABLE, f"file://{folder / RENDEZVOUS_FILE}")
     dist.init_process_group(
         device.process_group,
         init_method=where,

@@ -24,11 +24,13 @@ from bench.results.record import (
     Energy,
     Inspection,
     Launch,
+    Noise,
     Peak,
     Phase,
     Phases,
+    RankPlace,
 )
-from bench.worker import building, diagnostics, headline, inspection
+from bench.worker import building, diagnostics, headline, inspection, place
 from bench.worker.building import Built
 from bench.worker.events import Events
 from bench.worker.headline import Headline
@@ -50,6 +52,8 @@ class RankReport:
     energy: Energy | None
     clocks: Clocks | None
     checks: list[Check]
+    place: RankPlace
+    noise: Noise
     fallbacks: dict[str, int] | None
 
 
@@ -70,6 +74,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     events.enter(Phase.BUILD)
     begin = time.perf_counter()
     device = backend.open(case.knobs, world)
+    cpus = place.keep(job, world)
     peers, collectives = meet(world, device, Path(job.folder), case.knobs)
     alignment = Alignment(
         batches_per_execution=case.knobs.loader.batches_per_execution,
@@ -84,10 +89,10 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         turns = of_job(job, events, peers)
         turns.wait_to_begin()
         found = headline.measure(
-            case, built, device, alignment, backend, world, peers, reporter, turns
+            case, built, device, alignment, backend, world, peers, reporter, turns, cpus
         )
         turns.wait_for_the_end()
-        evidence = headline.evidence_of(case, built, device, found, collectives)
+        evidence = headline.evidence_of(case, built, device, found, collectives, peers)
         diagnosed, inspected, diagnose_s = _diagnose(
             job, world, device, built, alignment, found, peers, events
         )
@@ -107,6 +112,8 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         energy=found.energy,
         clocks=found.clocks,
         checks=audit(evidence),
+        place=place.here(world),
+        noise=found.noise,
         fallbacks=found.fallbacks(),
     )
     events.enter(Phase.REPORT)
@@ -129,6 +136,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         round=job.round,
         in_turns=job.in_turns,
         cpus=None if job.cpus is None else list(job.cpus),
+        ranks=[r.place for r in reports],
         started=started.isoformat(timespec="seconds"),
         phases=phases,
         micro_batches_per_window=found.measured.micro_batches_per_window,
@@ -155,7 +163,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         clocks=clocks_of_all([r.clocks for r in reports if r.clocks is not None]),
         loss_first=found.loss_first,
         loss_last=found.loss_last,
-        noise=found.noise,
+        noise=noise_of_all(reports),
         audit=worst_of([r.checks for r in reports]),
         diagnostics=diagnosed,
         inspection=_with_reason(inspected, counted),
@@ -163,6 +171,18 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         peak=evidence.peak,
         actual=dict(evidence.actual),
     )
+
+
+def noise_of_all(reports: list[RankReport]) -> Noise:
+    """Return what rank 0 found, with the reasons that the first rank of another node has."""
+    first, *others = reports
+    reasons = [
+        f"node {report.place.node}: {reason}"
+        for report in others
+        if report.place.node != first.place.node and report.place.local_rank == 0
+        for reason in report.noise.reasons
+    ]
+    return first.noise.model_copy(update={"reasons": [*first.noise.reasons, *reasons]})
 
 
 def worst_of(ranks: list[list[Check]]) -> list[Check]:
@@ -204,7 +224,7 @@ def _diagnose(
         seed=job.seed + world.rank,
         peers=peers,
     )
-    inspected = inspection.run(job.case.knobs, built, device, alignment, feed)
+    inspected = inspection.run(job.case.knobs, built, device, alignment, feed, world, peers)
     return diagnosed, inspected, time.perf_counter() - begin
 
 

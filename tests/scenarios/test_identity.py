@@ -59,7 +59,27 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "neuron.stochastic_rounding": [{}, {"neuron": {"stochastic_rounding": False}}],
     "neuron.functionalization": [{}, {"neuron": {"functionalization": True}}],
     "engine": [{}, {"engine": "ddp"}],
+    "fsdp.reshard_after_forward": [
+        {"engine": "fsdp"},
+        {"engine": "fsdp", "fsdp": {"reshard_after_forward": False}},
+    ],
+    "fsdp.offload": [{"engine": "fsdp"}, {"engine": "fsdp", "fsdp": {"offload": "cpu"}}],
+    "accelerate.config": [
+        {"engine": "accelerate"},
+        {"engine": "accelerate", "accelerate": {"config": "a.yaml"}},
+    ],
+    "zero.stage": [{"engine": "deepspeed"}, {"engine": "deepspeed", "zero": {"stage": 1}}],
+    "zero.offload_optimizer": [
+        {"engine": "deepspeed"},
+        {"engine": "deepspeed", "zero": {"offload_optimizer": "cpu"}},
+    ],
+    "zero.offload_param": [
+        {"engine": "deepspeed", "zero": {"stage": 3}},
+        {"engine": "deepspeed", "zero": {"stage": 3, "offload_param": "cpu"}},
+    ],
+    "zero.config": [{"engine": "deepspeed"}, {"engine": "deepspeed", "zero": {"config": "a.json"}}],
     "processes": [{"engine": "ddp"}, {"engine": "ddp", "processes": 2}],
+    "nodes": [{"processes": 2}, {"processes": 2, "nodes": 2}],
     "threads": [{}, {"threads": 2}],
     "seed": [{}, {"seed": 7}],
 }

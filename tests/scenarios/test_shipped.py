@@ -96,6 +96,21 @@ def test_the_matrix_is_batch_by_precision() -> None:
     assert len({(c.knobs.batch_size, c.knobs.precision) for c in cases}) == 9
 
 
+def test_what_vit_offload_keeps_on_the_host_stands_beside_the_same_on_the_device() -> None:
+    seen = {c.case: c.knobs for c in cases_of("vit-offload")}
+    assert {name for name, knobs in seen.items() if knobs.offloads} == {
+        "fsdp-host",
+        "zero-2-optimizer-host",
+        "zero-3-host",
+    }
+    assert {(knobs.engine, knobs.zero.stage) for knobs in seen.values()} == {
+        ("ddp", None),
+        ("fsdp", None),
+        ("deepspeed", 2),
+        ("deepspeed", 3),
+    }
+
+
 def test_the_loader_crosses_sources_and_workers_where_there_is_a_loader() -> None:
     pairs = {(c.knobs.data.source, c.knobs.data.workers) for c in cases_of("loader")}
     hosts = {(source, n) for source in ("random", "cached", "jpeg") for n in (0, 1, 2)}

@@ -8,6 +8,7 @@ collect_ignore_glob = (
     if _HAS_TORCH
     else [
         "test_actual.py",
+        "test_engine_ranks.py",
         "test_health.py",
         "test_inspection.py",
         "test_launch.py",

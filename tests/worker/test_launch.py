@@ -6,7 +6,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,11 @@ def test_the_noise_monitor_counts_whoever_launched_us_as_ours(
     told: list[tuple[int, ...]] = []
 
     class Spy(NoiseMonitor):
-        def __init__(self, extra_pids: Iterable[int] = ()) -> None:
+        def __init__(
+            self, extra_pids: Iterable[int] = (), cpus: Collection[int] | None = None
+        ) -> None:
             told.append(tuple(extra_pids))
-            super().__init__(extra_pids=told[-1])
+            super().__init__(extra_pids=told[-1], cpus=cpus)
 
     monkeypatch.setattr(headline, "NoiseMonitor", Spy)
     launched(tmp_path)

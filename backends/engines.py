@@ -1,0 +1,87 @@
+"""Engines of a library, put to an adapter: whether it is for them, and what they do nowhere.
+
+An adapter names the engines that drive its devices (`Backend.engines`). `plain` and `ddp` it
+refuses by itself where it must; one that was written before the others came cannot know of them.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+
+from bench.backends.base import Backend, Probe, Refusal
+from bench.scenarios.schema import Knobs
+
+OF_EVERY_ADAPTER = ("plain", "ddp")
+PACKAGES = ("accelerate", "deepspeed")
+"""Engines that are packages of their own; the extra that installs each has its name."""
+
+
+def refusals(backend: Backend, knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
+    """Yield what stands in the way of the engine that a case asks for."""
+    engine = knobs.engine or "plain"
+    if engine in OF_EVERY_ADAPTER:
+        return
+    if engine not in backend.engines:
+        known = " and ".join(sorted({*OF_EVERY_ADAPTER, *backend.engines}))
+        reason = f"it does not drive the devices of {backend.name}, whose adapter knows {known}"
+        yield Refusal(knob="engine", value=engine, reason=reason)
+        return
+    if engine in PACKAGES and probe.facts.get(engine) is False:
+        reason = f'{engine} is not installed: pip install "accelbench[{engine}]"'
+        yield Refusal(knob="engine", value=engine, reason=reason)
+    if engine == "fsdp":
+        yield from _fsdp(knobs)
+    if engine == "accelerate" and knobs.precision == "amp-fp16":
+        reason = "accelerate scales the loss by itself, and its skipped updates are not counted"
+        yield _refusal("precision", "amp-fp16", reason)
+    if engine == "deepspeed":
+        yield from _deepspeed(knobs)
+    on_the_host = "cpu" in (knobs.fsdp.offload, knobs.zero.offload_optimizer)
+    if knobs.optimizer_impl == "capturable" and on_the_host:
+        yield _refusal(
+            "optimizer_impl",
+            "capturable",
+            f"it serves CUDA graphs, and with {knobs.offloads} the host computes the update",
+        )
+
+
+def _fsdp(knobs: Knobs) -> Iterator[Refusal]:
+    if knobs.channels_last:
+        reason = "FSDP2 shards contiguous weights only: leave them in their usual order"
+        yield _refusal("channels_last", True, reason)
+    if knobs.precision == "amp-fp16" and knobs.fsdp.offload == "cpu":
+        reason = "the devices agree on whether a gradient overflows, and these lie on the host"
+        yield _refusal("precision", "amp-fp16", reason)
+
+
+def _deepspeed(knobs: Knobs) -> Iterator[Refusal]:
+    if knobs.precision == "bf16":
+        yield _refusal(
+            "precision",
+            "bf16",
+            "DeepSpeed trains bfloat16 weights by float32 copies of them, which is another "
+            "precision: amp-bf16 is the same under every engine",
+        )
+    if knobs.precision == "amp-fp16":
+        yield _refusal(
+            "precision",
+            "amp-fp16",
+            "DeepSpeed scales the loss by itself, and does not tell of the updates that it skips",
+        )
+    if knobs.compile != "none":
+        yield _refusal(
+            "compile",
+            knobs.compile,
+            "torch.compile would trace DeepSpeed's own bookkeeping around the model, and what "
+            "DeepSpeed compiles by itself has other modes",
+        )
+    if knobs.channels_last and knobs.zero.stage:
+        reason = "ZeRO lays weights out in flat buffers in their usual order"
+        yield _refusal("channels_last", True, reason)
+
+
+def _refusal(knob: str, value: JsonValue, reason: str) -> Refusal:
+    return Refusal(knob=knob, value=value, reason=reason)
