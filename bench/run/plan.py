@@ -163,6 +163,13 @@ def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     return families.refusals(registry.get(probe.backend), knobs, probe)
 
 
+def _variables(knobs: Knobs, probe: Probe) -> dict[str, str]:
+    """Return the environment in which a case is launched, but for what finds its modules."""
+    if not probe.available:
+        return dict(os.environ)
+    return dict(os.environ) | registry.get(probe.backend).environment(knobs, probe)
+
+
 def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:
     series = identity.series_key(
         case.knobs,
@@ -185,6 +192,7 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                 case.measure,
                 versions={**python.versions, **_own_code(case.knobs.model, python.path)},
                 measurement=MEASUREMENT_VERSION,
+                flags=environment.acting(_variables(case.knobs, probe)),
             ),
         ),
         interpreter=python.path,
