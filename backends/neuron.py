@@ -61,11 +61,11 @@ class NeuronBackend(Backend):
         flavour = self._machine.flavour()
         if missing := self._machine.missing():
             reason, remedy = missing
-            return Probe(
-                backend=self.name, available=False, reason=reason, remedy=remedy, flavour=flavour
-            )
-        found = self._installed().probe()
-        return found if found.flavour else found.model_copy(update={"flavour": flavour})
+            found = Probe(backend=self.name, available=False, reason=reason, remedy=remedy)
+        else:
+            found = self._installed().probe()
+        told = {"flavour": found.flavour or flavour, "simulated": self._machine.simulated}
+        return found.model_copy(update=told)
 
     def devices(self) -> Mapping[str, Probe]:
         """Describe the devices of both flavours."""

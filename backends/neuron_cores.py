@@ -8,7 +8,6 @@ physical core or of two. Torch-free.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bench.backends import neuron_sysfs
-from bench.backends.base import Probe
-from bench.backends.neuron_environment import VISIBLE, visible_cores
+from bench.backends import neuron_machine, neuron_sysfs
+from bench.backends.base import Precompilation, Probe
+from bench.backends.neuron_environment import LNC, VISIBLE, visible_cores
 from bench.scenarios.schema import Knobs
 
-LNC = "NEURON_LOGICAL_NC_CONFIG"
 UNTOLD = (
     "neither the driver's files nor neuron-ls tell how many NeuronCores there are: one has been "
     "opened, and no number of processes is refused"
@@ -86,15 +84,38 @@ def for_case(knobs: Knobs, probe: Probe) -> int | None:
     """Return how many logical cores a case may have ranks on; null: it is not told."""
     if PHYSICAL not in probe.facts:
         return probe.device_count
-    family = probe.facts.get("family")
-    chosen = knobs.neuron.lnc or (_default(family) if isinstance(family, str) else 1)
-    return count(probe.facts, chosen)
+    return count(probe.facts, _in_one(knobs, probe))
+
+
+def of_machine(knobs: Knobs, probe: Probe) -> int | None:
+    """Return how many logical cores a case finds on the machine, shown to us or not; null: unknown.
+
+    As `for_case` has it, but for the cores that the user shows.
+    """
+    physical = probe.facts.get(PHYSICAL)
+    return physical // _in_one(knobs, probe) if isinstance(physical, int) else None
+
+
+def handed_out(knobs: Knobs, probe: Probe, variables: Mapping[str, str]) -> Precompilation:
+    """Return how untimed runs get cores of their own.
+
+    A case that has logical cores made otherwise than the machine by itself runs alone: they are
+    numbered anew, and two numbers may be one physical core.
+
+    Args:
+        knobs: Of the case.
+        probe: As it found the machine.
+        variables: The user's environment.
+    """
+    if _in_one(knobs, probe) != _by_default(probe):
+        return Precompilation(alone=True)
+    cores = visible_cores(variables.get(VISIBLE, "")) or range(for_case(knobs, probe) or 1)
+    return Precompilation(devices=tuple(map(str, cores)), shown_by=VISIBLE)
 
 
 def neuron_ls() -> int | None:
     """Return how many physical cores AWS's program of that name lists; null: it does not tell."""
-    # AWS's packages install it where a non-interactive PATH may not look.
-    command = shutil.which("neuron-ls") or shutil.which("neuron-ls", path="/opt/aws/neuron/bin")
+    command = neuron_machine.program("neuron-ls")
     if command is None:
         return None
     try:
@@ -127,6 +148,16 @@ def listed(document: str) -> int | None:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a document of neuron-ls") from error
     return sum(sizes) or None
+
+
+def _in_one(knobs: Knobs, probe: Probe) -> int:
+    """Return how many physical cores make a logical one of a case."""
+    return knobs.neuron.lnc or _by_default(probe)
+
+
+def _by_default(probe: Probe) -> int:
+    family = probe.facts.get("family")
+    return _default(family) if isinstance(family, str) else 1
 
 
 def _default(family: str) -> int:

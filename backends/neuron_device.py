@@ -11,21 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch_xla.core.xla_model as xm
 import torch_xla.distributed.xla_backend  # noqa: F401 - registers the process group
 from pydantic import JsonValue
 
-from bench.backends import neuron_cores, neuron_environment, neuron_sysfs, neuron_telemetry
+from bench.backends import (
+    neuron_cores,
+    neuron_environment,
+    neuron_machine,
+    neuron_sysfs,
+    neuron_telemetry,
+)
 from bench.backends.base import ClockRates, EnergyCount, Unsupported
+from bench.backends.peaks import Peak
 from bench.backends.xla_device import XlaDevice
 from bench.scenarios.schema import Knobs
 
-_TOLD = (
-    "NEURON_RT_STOCHASTIC_ROUNDING_EN",
-    "NEURON_RT_STOCHASTIC_ROUNDING_SEED",
-    "NEURON_RT_VISIBLE_CORES",
-    neuron_cores.LNC,
-    "XLA_DISABLE_FUNCTIONALIZATION",
-)
+_TOLD = (*neuron_environment.TOLD, "XLA_DISABLE_FUNCTIONALIZATION")
 
 
 class NeuronDevice(XlaDevice):
@@ -57,9 +59,9 @@ class NeuronDevice(XlaDevice):
         self._simulated = simulated
         self._instance = neuron_sysfs.instance_type(root)
         self._cached_before = _compiled_graphs()
-        family = None if self._instance is None else self._instance.partition(".")[0]
+        self._family = neuron_sysfs.family(root)
         # Of how many the core is made that was opened: an import may have said it, as a knob may.
-        lnc = neuron_cores.lnc(family, os.environ)
+        lnc = neuron_cores.lnc(self._family, os.environ)
         core = int(os.environ.get(neuron_environment.VISIBLE, "0"))
         self._telemetry = neuron_telemetry.of_core(core, root, lnc)
 
@@ -82,6 +84,11 @@ class NeuronDevice(XlaDevice):
     def clocks(self) -> ClockRates | None:
         """Return null: no clock of a core is told."""
         return None
+
+    def peak(self, dtype: str, device_model: str | None) -> Peak | None:
+        """Return the peak of the core that was opened: a case may have others than the probe."""
+        kind = str(xm.xla_device_kind(self.torch_device))
+        return super().peak(dtype, neuron_machine.core_name(self._family, kind))
 
     def describe(self) -> dict[str, JsonValue]:
         """Add the machine, the settings as they are now, and what the core's counters say."""

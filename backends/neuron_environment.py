@@ -18,6 +18,16 @@ from bench.scenarios.schema import Knobs, NeuronKnobs
 FLAGS = "NEURON_CC_FLAGS"
 VISIBLE = "NEURON_RT_VISIBLE_CORES"
 CACHE = "NEURON_COMPILE_CACHE_URL"
+LNC = "NEURON_LOGICAL_NC_CONFIG"
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""By this a library knows that torchrun has started it."""
+TOLD = (
+    "NEURON_RT_STOCHASTIC_ROUNDING_EN",
+    "NEURON_RT_STOCHASTIC_ROUNDING_SEED",
+    VISIBLE,
+    LNC,
+)
+"""What a device of either flavour describes of its environment."""
 SAID_UNSEEN = "the environment says it, where the row would not show it: unset it there"
 _CACHE_IS_OURS = "the compile cache is private to a run, so that cold and warm are what they say"
 KNOB_OF = {
@@ -25,15 +35,12 @@ KNOB_OF = {
     "--auto-cast-type": "neuron.auto_cast_type",
     "--model-type": "neuron.model_type",
     "--optlevel": "neuron.optlevel",
-    "-O": "neuron.optlevel",
     "--target": "neuron.target",
     "--logical-nc-config": "neuron.lnc",
-    "-lnc": "neuron.lnc",
-    "--lnc": "neuron.lnc",
     "--enable-mixed-precision-accumulation": "neuron.mixed_precision_accumulation",
     "--disable-mixed-precision-accumulation": "neuron.mixed_precision_accumulation",
 }
-"""The compiler's options that a knob stands for."""
+"""The compiler's options that a knob stands for, as `options` spells them."""
 _CACHE_OPTIONS = ("--cache_dir", "--no_cache")
 _ALIASES = {"-O": "--optlevel", "-lnc": "--logical-nc-config", "--lnc": "--logical-nc-config"}
 _SWITCHES = ("--enable-mixed-precision-accumulation", "--disable-mixed-precision-accumulation")
@@ -95,7 +102,7 @@ def of_both_flavours(knobs: Knobs, inherited: str = "") -> dict[str, str]:
     if rounding:
         chosen["NEURON_RT_STOCHASTIC_ROUNDING_SEED"] = str(knobs.seed)
     if neuron.lnc is not None:
-        chosen["NEURON_LOGICAL_NC_CONFIG"] = str(neuron.lnc)
+        chosen[LNC] = str(neuron.lnc)
     return chosen
 
 
@@ -111,7 +118,7 @@ def of_rank(world: World, variables: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ValueError: fewer cores are visible than there are ranks.
     """
-    if "TORCHELASTIC_RUN_ID" in variables:
+    if TORCHRUN in variables:
         return {}
     chosen = {
         VISIBLE: str(core_of(world, variables)),
@@ -161,6 +168,8 @@ def visible_cores(written: str) -> list[int] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"{VISIBLE}={written} is no list of cores, as in 0,4-6")
+        if int(last or first) < int(first):
+            raise ValueError(f"{VISIBLE}={written}: {part.strip()} ends before it begins")
         found += range(int(first), int(last or first) + 1)
     if len(set(found)) != len(found):
         raise ValueError(f"{VISIBLE}={written} names a core twice")
@@ -195,7 +204,7 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, st
         if name != FLAGS and after.get(name) != value
     }
     now = dict(options(after.get(FLAGS, "")))
-    for option, value in options(before.get(FLAGS, "")):
+    for option, value in dict(options(before.get(FLAGS, ""))).items():
         lost = option in _SWITCHES and now.get(_opposite(option)) is not None
         if now.get(option) != value or lost:
             found[f"{FLAGS} {option}"] = now.get(option) or after.get(FLAGS, "not set")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bench.backends import neuron_cores, neuron_environment
+from bench.backends import neuron_environment
 from bench.backends.base import Refusal
-from bench.backends.neuron_environment import SAID_UNSEEN
+from bench.backends.neuron_environment import LNC, SAID_UNSEEN, VISIBLE
 from bench.scenarios.schema import Knobs
 
 _ROUNDING = "NEURON_RT_STOCHASTIC_ROUNDING_EN"
@@ -19,7 +19,7 @@ _SEED = "NEURON_RT_STOCHASTIC_ROUNDING_SEED"
 _INSTEAD = {
     _ROUNDING: "set neuron.stochastic_rounding",
     _SEED: "set seed",
-    neuron_cores.LNC: "set neuron.lnc, which the compiler is told as well: AWS supports no other "
+    LNC: "set neuron.lnc, which the compiler is told as well: AWS supports no other "
     "number there than here",
     "XLA_DISABLE_FUNCTIONALIZATION": "set neuron.functionalization",
     "XLA_USE_BF16": "set precision=bf16-env",
@@ -60,6 +60,20 @@ def under_xla(knobs: Knobs, variables: Mapping[str, str]) -> Iterator[Refusal]:
         )
     rest = {name: value for name, value in variables.items() if name not in warned}
     yield from _differing(neuron_environment.of_case(knobs), rest)
+    yield from _under_torchrun(variables)
+
+
+def _under_torchrun(variables: Mapping[str, str]) -> Iterator[Refusal]:
+    """Refuse what ends torch_xla's import there: another number of cores than of ranks."""
+    cores = neuron_environment.visible_cores(variables.get(VISIBLE, ""))
+    ranks = int(variables.get("LOCAL_WORLD_SIZE", "1"))
+    if neuron_environment.TORCHRUN in variables and cores is not None and len(cores) != ranks:
+        yield Refusal(
+            knob=VISIBLE,
+            value=variables[VISIBLE],
+            reason="under torchrun torch_xla gives out the cores itself, and has to be shown as "
+            f"many as there are ranks on the machine, {ranks}: show it so many, or all",
+        )
 
 
 def _stubs(variables: Mapping[str, str]) -> Iterator[Refusal]:
@@ -76,7 +90,7 @@ def _differing(chosen: Mapping[str, str], variables: Mapping[str, str]) -> Itera
     """
     for name, instead in _INSTEAD.items():
         written, wanted = variables.get(name, ""), chosen.get(name)
-        meant = wanted is not None or name == neuron_cores.LNC
+        meant = wanted is not None or name == LNC
         if written and meant and _plain(written) != _plain(wanted or ""):
             yield Refusal(knob=name, value=written, reason=f"{SAID_UNSEEN}, and {instead}")
 

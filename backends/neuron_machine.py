@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.backends import neuron_sysfs, xla
+from bench.backends.neuron_environment import VISIBLE
 
 SIMULATED = "BENCH_NEURON_SIMULATED"
 """Names the folder that stands for the file system of a machine with a Neuron device. The work is
@@ -33,7 +35,10 @@ INSTALL_NATIVE = (
 )
 _FIRST_NATIVE = (2, 10)
 """2.9 is the last that is built on torch_xla, 2.13 the first that is not; nothing lies between."""
-_OF_BOTH_FLAVOURS = ("trn2", "trn3")
+OF_BOTH_FLAVOURS = ("trn2", "trn3")
+"""Beginnings of the families that TorchNeuron drives too."""
+_CHIPS = {"inf2": "Inferentia2", "trn1": "Trainium1", "trn2": "Trainium2", "trn3": "Trainium3"}
+"""By the beginning of the instance's family."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,7 @@ class Machine:
 
     def family(self) -> str | None:
         """Return the family of the instance, as in trn2; null: it is not told."""
-        instance = neuron_sysfs.instance_type(self.root)
-        return None if instance is None else instance.partition(".")[0]
+        return neuron_sysfs.family(self.root)
 
     def missing(self) -> tuple[str, str] | None:
         """Return what is not here, with what to do; null: a device and some torch-neuronx are."""
@@ -102,5 +106,36 @@ class Machine:
 
     def _install(self) -> str:
         family = self.family() or ""
-        native = family.startswith(_OF_BOTH_FLAVOURS)
+        native = family.startswith(OF_BOTH_FLAVOURS)
         return INSTALL_NATIVE if native else INSTALL_XLA
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program of AWS's; null: it is not installed."""
+    # Their packages install it where a non-interactive PATH may not look.
+    return shutil.which(name) or shutil.which(name, path="/opt/aws/neuron/bin")
+
+
+def chip(family: str | None) -> str | None:
+    """Return the name of the chip of a family of instances; null: the family is not known."""
+    return next((name for start, name in _CHIPS.items() if (family or "").startswith(start)), None)
+
+
+def core_name(family: str | None, kind: str) -> str:
+    """Return the name of a core: its kind is on several chips, whose numbers are not each other's.
+
+    Args:
+        family: Of the instance; null: not told.
+        kind: Of the core, as torch_xla calls it: logical ones of one and of two differ.
+    """
+    return " ".join(filter(None, (chip(family), kind)))
+
+
+def not_opened(version: str | None, error: Exception) -> tuple[str, str]:
+    """Return why no core was opened, in the first line of what was said, with a remedy."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"torch-neuronx {version} opens no NeuronCore: {first_line}",
+        "neuron-ls shows the devices and the processes that hold them; a core serves one process "
+        f"at a time, and {VISIBLE} chooses free ones",
+    )

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.backends import neuron_machine
+
 NAME = "neuron-monitor"
 _PERIOD_S = 1.0
+_SILENT_S = 3 * _PERIOD_S
+"""After so long without a document what was told before says nothing about now."""
 _END_S = 5.0
 _CONFIGURATION = {
     "period": f"{_PERIOD_S:g}s",
@@ -54,18 +58,24 @@ def read(document: str, pid: int, core: int) -> Report:
     found: Any = json.loads(document)
     if not isinstance(found, dict) or not isinstance(found.get("neuron_runtime_data"), list):
         raise ValueError(f"not a document of {NAME}")
-    for runtime in found["neuron_runtime_data"]:
-        if runtime.get("pid") == pid and not runtime.get("error"):
-            report = runtime.get("report") or {}
-            return Report(
-                memory_bytes=_memory(report.get("memory_used") or {}, core),
-                utilization_percent=_utilization(report.get("neuroncore_counters") or {}, core),
-            )
+    try:
+        for runtime in found["neuron_runtime_data"]:
+            if runtime.get("pid") == pid and not runtime.get("error"):
+                report = runtime.get("report") or {}
+                return Report(
+                    memory_bytes=_memory(report.get("memory_used") or {}, core),
+                    utilization_percent=_utilization(report.get("neuroncore_counters") or {}, core),
+                )
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"not a document of {NAME}") from error
     return Report()
 
 
 class Monitor:
     """The program, running beside this process until it is closed.
+
+    Once it has ended, or has been silent for a while, nothing is told any more: a figure of before
+    would go on as one of now, and a peak or a mean would be that of a part.
 
     Args:
         pid: The process to be told of.
@@ -79,6 +89,7 @@ class Monitor:
     def __init__(self, pid: int, core: int, command: str) -> None:
         self._pid, self._core = pid, core
         self._latest = Report()
+        self._told_at = time.monotonic()
         self._peak: int | None = None
         self._shares: list[float] = []
         self._lock = threading.Lock()
@@ -101,22 +112,23 @@ class Monitor:
     def memory_bytes(self) -> int | None:
         """Return the device memory in use by the latest document, at most a second old."""
         with self._lock:
-            return self._latest.memory_bytes
+            return self._latest.memory_bytes if self._tells() else None
 
     def peak_memory_bytes(self) -> int | None:
         """Return the most of all documents since `reset`: a peak between two is not seen."""
         with self._lock:
-            return self._peak
+            return self._peak if self._tells() else None
 
     def utilization_percent(self) -> float | None:
         """Return the mean over the documents since `reset`. Unit: percent."""
         with self._lock:
-            return sum(self._shares) / len(self._shares) if self._shares else None
+            told = self._shares if self._tells() else []
+            return sum(told) / len(told) if told else None
 
     def reset(self) -> None:
         """Begin peak and mean anew."""
         with self._lock:
-            self._peak = self._latest.memory_bytes
+            self._peak = self._latest.memory_bytes if self._tells() else None
             self._shares = []
 
     def close(self) -> None:
@@ -131,13 +143,17 @@ class Monitor:
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            # A line that is cut short at its end is none.
+            # A line that is cut short at its end is none, nor is one of another form.
             with contextlib.suppress(ValueError):
                 self._note(read(line, self._pid, self._core))
 
+    def _tells(self) -> bool:
+        """Return whether what was told last may be that of now."""
+        return self._process.poll() is None and time.monotonic() - self._told_at < _SILENT_S
+
     def _note(self, report: Report) -> None:
         with self._lock:
-            self._latest = report
+            self._latest, self._told_at = report, time.monotonic()
             if report.memory_bytes is not None:
                 self._peak = max(self._peak or 0, report.memory_bytes)
             if report.utilization_percent is not None:
@@ -146,8 +162,7 @@ class Monitor:
 
 def find() -> str | None:
     """Return the program's path; null: it is not installed."""
-    # AWS's packages install it where a non-interactive PATH may not look.
-    return shutil.which(NAME) or shutil.which(NAME, path="/opt/aws/neuron/bin")
+    return neuron_machine.program(NAME)
 
 
 def _memory(group: dict[str, Any], core: int) -> int | None:

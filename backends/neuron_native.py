@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,9 @@ from bench.backends import (
     host,
     neuron_cores,
     neuron_environment,
+    neuron_machine,
     neuron_native_environment,
+    neuron_native_refusals,
     neuron_refusals,
     neuron_sysfs,
     xla,
@@ -31,26 +33,17 @@ from bench.backends.neuron_machine import (
     INSTALL_NATIVE,
     INSTALL_XLA,
     NATIVE,
+    OF_BOTH_FLAVOURS,
     PREFERRED,
     Machine,
 )
-from bench.scenarios.schema import FLOAT8, Knobs
+from bench.scenarios.schema import Knobs
 
 LEAST_PERIODS, LEAST_PERIODS_RESIDENT = 100, 10
 """After a fence the device waits until the host has drawn a batch and issued the first operator.
 Drawing may take as long as a step where no worker does it, and is at most a hundredth of 100; with
 batches that lie on the device the first operator of many is all there is."""
 _OLDEST = (2, 13)
-_CHIPS = {"trn2": "Trainium2", "trn3": "Trainium3"}
-"""By the beginning of the instance's family."""
-_NO_DEVICE_LOADER = (
-    "it is a queue of torch_xla's device loader; here data.workers and data.prefetch prepare "
-    "batches"
-)
-_OTHERS_COMPILERS = {
-    "inductor": "inductor generates no code for a Neuron device; compile=neuron does",
-    "openxla": "openxla is torch_xla's compiler; compile=neuron is this device's",
-}
 
 
 @dataclass(frozen=True)
@@ -89,12 +82,7 @@ class NeuronNative(Backend):
         try:
             opened = self._opened()
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return self._unavailable(
-                f"torch-neuronx {installed} opens no NeuronCore: {first_line}",
-                "neuron-ls shows the devices and the processes that hold them; a core serves one "
-                f"process at a time, and {neuron_environment.VISIBLE} chooses free ones",
-            )
+            return self._unavailable(*neuron_machine.not_opened(installed, error))
         if opened.computed != 2.0:  # noqa: PLR2004 - one and one
             return self._unavailable(
                 f"the first NeuronCore computes 1 + 1 = {opened.computed}",
@@ -114,7 +102,7 @@ class NeuronNative(Backend):
                 facts={"family": family},
             )
 
-        return {f"neuron, native, {family}": cores(family) for family in _CHIPS}
+        return {f"neuron, native, {family}": cores(family) for family in OF_BOTH_FLAVOURS}
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Compose what TorchNeuron, the compiler and the runtime read before they start.
@@ -127,11 +115,11 @@ class NeuronNative(Backend):
     def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
         """Refuse what needs a graph that is cut, and what TorchNeuron has no kernel for."""
         return [
-            *_precision(knobs),
+            *neuron_native_refusals.on_precision(knobs),
             *neuron_refusals.on_precision(knobs),
-            *_compiling(knobs),
+            *neuron_native_refusals.on_compiling(knobs),
             *neuron_refusals.on_family(knobs, probe),
-            *_layout(knobs),
+            *neuron_native_refusals.on_layout(knobs),
             *neuron_refusals.on_threads(knobs),
             *neuron_refusals.on_cores(knobs, probe),
             *neuron_native_environment.inherited_refusals(knobs, os.environ),
@@ -144,9 +132,9 @@ class NeuronNative(Backend):
         """
         own = neuron_native_environment.of_rank(world, os.environ)
         os.environ.update(own)
-        # An import may take back what was chosen: the device compares.
-        names = (*neuron_native_environment.of_case(knobs), *own)
-        chosen = {name: os.environ[name] for name in names}
+        # torch, imported before, imports TorchNeuron, which may take back what was chosen: the
+        # device compares. The environment as it is now would only be compared with itself.
+        chosen = neuron_native_environment.of_case(knobs) | own
         from bench.backends.neuron_native_device import NeuronNativeDevice
 
         return NeuronNativeDevice(knobs, chosen, self._machine.root, self._machine.simulated)
@@ -161,9 +149,7 @@ class NeuronNative(Backend):
 
     def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
         """Give each untimed run cores of its own, as a core serves one process."""
-        shown = os.environ.get(neuron_environment.VISIBLE, "")
-        cores = neuron_environment.visible_cores(shown) or range(probe.device_count)
-        return Precompilation(devices=tuple(map(str, cores)), shown_by=neuron_environment.VISIBLE)
+        return neuron_cores.handed_out(knobs, probe, os.environ)
 
     def _problem(self, installed: str) -> tuple[str, str] | None:
         """Return why TorchNeuron cannot be opened here, with a remedy; null: nothing says so."""
@@ -183,7 +169,7 @@ class NeuronNative(Backend):
         if not sys.platform.startswith("linux"):
             return "TorchNeuron is built for Linux only", "run it on Linux"
         family = self._machine.family()
-        if family is not None and not family.startswith(tuple(_CHIPS)):
+        if family is not None and not family.startswith(OF_BOTH_FLAVOURS):
             return (
                 f"torch-neuronx {installed} is TorchNeuron, which drives Trainium2 and Trainium3, "
                 f"and this machine is {family}",
@@ -208,7 +194,7 @@ class NeuronNative(Backend):
     def _described(self, installed: str, opened: Opened) -> Probe:
         simulated = self._machine.simulated
         family = self._machine.family() or opened.name
-        chip = next((chip for start, chip in _CHIPS.items() if family.startswith(start)), family)
+        chip = neuron_machine.chip(family) or family
         warnings = []
         if self._machine.installed("neuronx-cc") is None:
             warnings.append(f"neuronx-cc is not installed, so that nothing runs: {INSTALL_NATIVE}")
@@ -270,68 +256,3 @@ def _open(simulated: bool) -> Opened:
     computed = float((one + one).cpu())
     neuron.synchronize()
     return Opened(cores, str(neuron.get_device_properties(0).name), computed)
-
-
-def _precision(knobs: Knobs) -> Iterator[Refusal]:
-    asked = knobs.precision
-
-    def refusal(reason: str) -> Refusal:
-        return Refusal(knob="precision", value=asked, reason=reason)
-
-    if asked == "bf16-env":
-        yield refusal("XLA_USE_BF16 is read by torch_xla alone")
-    if asked in FLOAT8:
-        yield refusal(
-            "TorchNeuron has no kernel for the scaled float8 products that torchao makes: they "
-            "would run on the host; the compiler's own cast is neuron.auto_cast_type=fp8_e4m3"
-        )
-    if asked == "amp-fp16" and knobs.task == "train":
-        yield refusal(
-            "TorchNeuron has no kernel for torch's loss scaler, a part of which would run on the "
-            "host at every update; amp-bf16 needs no scaling"
-        )
-
-
-def _compiling(knobs: Knobs) -> Iterator[Refusal]:
-    if reason := _OTHERS_COMPILERS.get(knobs.compile):
-        yield Refusal(knob="compile", value=knobs.compile, reason=reason)
-    if knobs.neuron.functionalization is not None:
-        yield Refusal(
-            knob="neuron.functionalization",
-            value=knobs.neuron.functionalization,
-            reason="XLA_DISABLE_FUNCTIONALIZATION is read by torch_xla alone",
-        )
-    if knobs.optimizer_impl == "capturable":
-        yield Refusal(
-            knob="optimizer_impl",
-            value="capturable",
-            reason="it serves CUDA graphs, which a Neuron device has not",
-        )
-
-
-def _layout(knobs: Knobs) -> Iterator[Refusal]:
-    """Refuse what concerns graphs of several batches, queues and the order of memory."""
-    loader = knobs.loader
-    if loader.batches_per_execution > 1:
-        yield Refusal(
-            knob="loader.batches_per_execution",
-            value=loader.batches_per_execution,
-            reason="TorchNeuron executes operators, and torch.compile's graphs, as they are "
-            "called: no graph is cut that could hold several batches",
-        )
-    for name in ("prefetch", "device_prefetch", "transfer_threads"):
-        if (value := getattr(loader, name)) is not None:
-            yield Refusal(knob=f"loader.{name}", value=value, reason=_NO_DEVICE_LOADER)
-    if knobs.channels_last:
-        yield Refusal(
-            knob="channels_last",
-            value=True,
-            reason="TorchNeuron copies contiguous tensors, and neuronx-cc chooses the layout of "
-            "every tensor itself",
-        )
-    if knobs.data.pin_memory:
-        yield Refusal(
-            knob="data.pin_memory",
-            value=True,
-            reason="TorchNeuron takes all host memory for page-locked: nothing would be locked",
-        )

@@ -39,10 +39,7 @@ from bench.scenarios.schema import Knobs
 _LNC_DEFAULT = 2
 """Of Trainium2 and Trainium3, where the machine does not say which it is."""
 _TOLD = (
-    "NEURON_RT_STOCHASTIC_ROUNDING_EN",
-    "NEURON_RT_STOCHASTIC_ROUNDING_SEED",
-    "NEURON_RT_VISIBLE_CORES",
-    neuron_cores.LNC,
+    *neuron_environment.TOLD,
     neuron_native_environment.OPT_LEVEL,
     neuron_native_environment.NO_COMPILED_FALLBACK,
     neuron_native_environment.ONLY_UNIMPLEMENTED,
@@ -76,9 +73,9 @@ class NeuronNativeDevice(Device):
         self.torch_device = torch.device(neuron_native.torch_device(simulated))
         self._simulated = simulated
         self._instance = neuron_sysfs.instance_type(root)
-        family = None if self._instance is None else self._instance.partition(".")[0]
-        self._lnc = neuron_cores.lnc(family, os.environ) or _LNC_DEFAULT
+        self._lnc = neuron_cores.lnc(neuron_sysfs.family(root), os.environ) or _LNC_DEFAULT
         self._programs_before = neuron_native_environment.compiled_programs(os.environ)
+        self._programs, self._by_dynamo, self._compiles = self._programs_before or 0, 0, 0
         self._fallen: Counter[str] = Counter()
         self._dynamo = DynamoCounter()
         core = int(os.environ.get(neuron_environment.VISIBLE, "0"))
@@ -107,16 +104,13 @@ class NeuronNativeDevice(Device):
         return compiled
 
     def counters(self) -> Counters:
-        """Count what dynamo compiled, the programs that came into the cache, and fallen operators.
+        """Count what was compiled, by dynamo or without it, and the operators that fell.
 
-        An operator is compiled when it is met for the first time, without dynamo. TorchNeuron lists
-        the operators that ran on the host once each, so that the list is cleared at every look: a
-        count is the number of looks between which it was met.
+        TorchNeuron lists the operators that ran on the host once each, so that the list is cleared
+        at every look: a count is the number of looks between which it was met.
         """
         told = self._dynamo.counters()
-        programs = neuron_native_environment.compiled_programs(os.environ)
-        new = (programs or 0) - (self._programs_before or 0)
-        return replace(told, compiles=told.compiles + new, fallbacks=self._fallbacks())
+        return replace(told, compiles=self._compiled(told.compiles), fallbacks=self._fallbacks())
 
     def reset_peak_memory(self) -> None:
         """Begin the allocator's peak, and that of the core's counters, anew."""
@@ -164,6 +158,18 @@ class NeuronNativeDevice(Device):
         """Stop counting compilations, and what was started to read counters."""
         self._dynamo.close()
         self._telemetry.close()
+
+    def _compiled(self, by_dynamo: int) -> int:
+        """Return how much was compiled so far.
+
+        An operator is compiled when it is met for the first time, without dynamo; a graph is
+        dynamo's and becomes a program, unless the cache has it. Between two looks the larger of
+        both counts is taken, so that a graph and its program are one, and neither goes unseen.
+        """
+        programs = neuron_native_environment.compiled_programs(os.environ) or 0
+        self._compiles += max(by_dynamo - self._by_dynamo, programs - self._programs)
+        self._by_dynamo, self._programs = by_dynamo, programs
+        return self._compiles
 
     def _fallbacks(self) -> dict[str, int] | None:
         """Return the operators that ran on the host so far; null: this release lists none."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from bench.backends import neuron_environment
+from bench.backends import neuron_cores, neuron_environment
 from bench.backends.base import CompileFailed, Precompilation, Probe, Refusal
 from bench.backends.temporary import temporary_folder
 from bench.scenarios.schema import Knobs
@@ -25,6 +26,9 @@ NOTE_ONLY = {"NEURON_EXTRACT_GRAPHS_ONLY": "1", "NEURON_FALL_BACK_TO_NULL_NEFF":
 _COMPILER_BYTES = 64 * 2**30
 """What `neuron_parallel_compile` reckons for one process of the compiler."""
 _SHOWN_LINES = 20
+_KILLED = "[F137]"
+"""In the log of a compiler that a signal ended, 137 being 128 + SIGKILL: the kernel was short of
+memory, which what ran beside it may have been to blame for."""
 _SIMULATED = (
     "the simulation compiles by PJRT CPU, which cannot load a compile cache: every launch compiles "
     "anew"
@@ -54,12 +58,9 @@ def of_case(
         return Refusal(knob="--precompile", value=True, reason=_SIMULATED)
     if knobs.engine != "plain":
         return Precompilation(alone=True)
-    shown = neuron_environment.visible_cores(variables.get(neuron_environment.VISIBLE, ""))
-    cores = tuple(map(str, shown or range(probe.device_count)))
     memory = psutil.virtual_memory().total if memory_bytes is None else memory_bytes
-    return Precompilation(
-        devices=cores,
-        shown_by=neuron_environment.VISIBLE,
+    return replace(
+        neuron_cores.handed_out(knobs, probe, variables),
         variables=NOTE_ONLY,
         notes=True,
         compilers=math.ceil(memory / _COMPILER_BYTES),
@@ -74,24 +75,32 @@ def compile_noted(jobs: int, run: Compile | None = None) -> int:
         run: What compiles them; null: libneuronxla.
 
     Raises:
-        CompileFailed: there is none, or one of them cannot be compiled.
+        CompileFailed: the compiler gave one of them up, and says why.
+        RuntimeError: there is none, or one is neither compiled nor given up: no verdict on it.
     """
     cache = Path(os.environ[neuron_environment.CACHE])
     graphs = sorted(cache.glob("neuronxcc-*/MODULE_*"))
     if not graphs:
-        raise CompileFailed(
-            "the untimed run left no graph in its cache: this release of libneuronxla may not heed "
-            f"{', '.join(NOTE_ONLY)}"
+        raise RuntimeError(
+            "the untimed run left no graph where one is looked for (neuronxcc-*/MODULE_*): this "
+            f"release of libneuronxla may not heed {', '.join(NOTE_ONLY)}, or lay out its cache "
+            "otherwise"
         )
     with temporary_folder("bench-compile-") as scratch:
         (run or _by_libneuronxla)(scratch, cache, jobs)
-    failed = {graph: list(_said(graph)) for graph in graphs if not _compiled(graph)}
-    for graph, lines in failed.items():
+    left = {graph: list(_said(graph)) for graph in graphs if not _compiled(graph)}
+    for graph, lines in left.items():
         print(f"{graph.name}:", *lines[-_SHOWN_LINES:], sep="\n", flush=True)
-    if failed:
-        last = next((lines[-1] for lines in failed.values() if lines), "the compiler left no log")
+    given_up = [lines for lines in left.values() if lines and not _was_killed(lines)]
+    if given_up:
         raise CompileFailed(
-            f"{len(failed)} of {len(graphs)} graphs cannot be compiled by neuronx-cc: {last}"
+            f"{len(given_up)} of {len(graphs)} graphs cannot be compiled by neuronx-cc: "
+            f"{given_up[0][-1]}"
+        )
+    if left:
+        raise RuntimeError(
+            f"{len(left)} of {len(graphs)} graphs are not compiled, and neuronx-cc gives no reason "
+            "of its own: it may have been killed for want of memory"
         )
     return len(graphs)
 
@@ -106,6 +115,10 @@ def _by_libneuronxla(scratch: Path, cache: Path, jobs: int) -> None:
 
 def _compiled(graph: Path) -> bool:
     return (graph / "model.neff").exists() and not (graph / "model.log").exists()
+
+
+def _was_killed(lines: Sequence[str]) -> bool:
+    return any(_KILLED in line for line in lines)
 
 
 def _said(graph: Path) -> Iterator[str]:

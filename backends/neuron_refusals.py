@@ -87,13 +87,15 @@ def on_group(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
 
     The guide to the environment of torch-neuronx 2.9 has a group of N cores begin at a multiple of
     N, on consecutive cores, N being 1, 2, 8 or 32. On Inferentia2 its release notes know 4 and 24.
+    All cores of a machine are a group too: where their number is unknown, so is whether these are.
     """
     size, cores = knobs.local_processes, neuron_cores.for_case(knobs, probe)
+    all_of_them = neuron_cores.of_machine(knobs, probe)
     if size == 1 or (cores is not None and size > cores):
         return
     family, shown = probe.facts.get("family"), probe.facts.get(neuron_cores.SHOWN)
     sizes = next((_GROUPS[start] for start in _GROUPS if str(family).startswith(start)), None)
-    if sizes is not None and size not in sizes and size != cores:
+    if sizes and all_of_them is not None and size not in (*sizes, all_of_them):
         yield Refusal(
             knob="processes",
             value=size,

@@ -130,6 +130,11 @@ def instance_type(root: Path) -> str | None:
     return families.pop() if len(families) == 1 else None
 
 
+def family(root: Path) -> str | None:
+    """Return the family of the machine's type, as in trn2; null: not told."""
+    return (instance_type(root) or "").partition(".")[0] or None
+
+
 def _numbers(folder: Path) -> tuple[int, int]:
     return _trailing(folder.parent.name), _trailing(folder.name)
 

@@ -15,6 +15,7 @@ from bench.backends import (
     neuron_cores,
     neuron_environment,
     neuron_inherited,
+    neuron_machine,
     neuron_precompile,
     neuron_refusals,
     neuron_sysfs,
@@ -103,9 +104,10 @@ class NeuronXla(XlaBackend):
         """Choose this rank's core, then import torch_xla and open it."""
         own = neuron_environment.of_rank(world, os.environ)
         os.environ.update(own)
-        # An import may take back what was chosen: the device compares.
-        names = (*neuron_environment.of_case(knobs), *own, "PJRT_DEVICE")
-        chosen = {name: os.environ[name] for name in names}
+        # An import, of torch_xla or of what came before, may take back what was chosen: the device
+        # compares. The environment as it is now would only be compared with itself.
+        pjrt = {"PJRT_DEVICE": "CPU" if self._machine.simulated else "NEURON"}
+        chosen = neuron_environment.of_case(knobs) | own | pjrt
         from bench.backends.neuron_device import NeuronDevice
 
         return NeuronDevice(knobs, chosen, self._machine.root, self._machine.simulated)
@@ -140,12 +142,7 @@ class NeuronXla(XlaBackend):
         try:
             kind_of_device, kind = self._opened()
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return self._unavailable(
-                f"torch-neuronx {installed} opens no NeuronCore: {first_line}",
-                "neuron-ls shows the devices and the processes that hold them; a core serves one "
-                "process at a time",
-            )
+            return self._unavailable(*neuron_machine.not_opened(installed, error))
         if kind_of_device != expected:
             return self._unavailable(
                 f"torch_xla opened a device of type {kind_of_device} in place of {expected}",
@@ -158,7 +155,7 @@ class NeuronXla(XlaBackend):
             available=True,
             device_model=f"simulated NeuronCore ({host.processor()}, PJRT CPU)"
             if simulated
-            else kind,
+            else neuron_machine.core_name(family, kind),
             device_count=1 if count is None else max(1, count),
             flavour=f"{XLA}, simulated" if simulated else XLA,
             simulated=simulated,

@@ -109,7 +109,7 @@ class Prober:
 
         Raises:
             BackendError: no such backend.
-        TemporaryError: there is nowhere for the child to answer.
+            TemporaryError: there is nowhere for the child to answer.
         """
         if name not in self._found:
             self._found[name] = self._ask(name)

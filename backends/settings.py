@@ -16,8 +16,8 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
@@ -48,12 +48,14 @@ _NEEDS: Mapping[str, Mapping[str, JsonValue]] = {
     "data.prefetch": {"data.workers": 2},
     "momentum": {"optimizer": "sgd"},
     "neuron.auto_cast_type": {"neuron.auto_cast": "matmult"},
-    "neuron.model_type=unet-inference": {"task": "infer"},
     "nodes": {"processes": 2},
     "precision=fp8-tensorwise": {"compile": "inductor"},
     "precision=fp8-rowwise": {"compile": "inductor"},
 }
 """What a knob, or one value of it, has no meaning without."""
+Word = Literal["honoured", "honoured with task=infer, else refused", "refused", "not applicable"]
+"""What becomes of a setting."""
+_INFERENCE_ALONE: Final = "honoured with task=infer, else refused"
 _HEAD = """\
 # Settings
 
@@ -63,8 +65,8 @@ What each backend does with each knob. Made from the code, by
 
 and a test holds the page against the code. **honoured**: the code hands it to what acts on it.
 **refused**: the case becomes an `unsupported` row with the reason whose number stands there;
-nothing is ignored or replaced. **not applicable**: the knob belongs to another setting, which is
-refused here.
+nothing is ignored or replaced. Cases train, unless a cell says otherwise. **not applicable**: the
+knob belongs to another setting, which is refused here.
 
 Whether what is honoured has acted the audit looks at, for most knobs: precision, compilation,
 optimizer, engine, sizes, batches and graphs are read back or counted, and `bench show` has every
@@ -92,11 +94,14 @@ class Setting:
     value: JsonValue
     shown: str
     """The value on the page; a number stands for all of its kind."""
+    inferring: bool = False
+    """Whether it is looked at in inference; else in training."""
 
     @property
     def needs(self) -> Mapping[str, JsonValue]:
-        """What must be set for it to mean anything."""
-        return _NEEDS.get(self.knob, _NEEDS.get(f"{self.knob}={self.value}", {}))
+        """What must be set for it to mean anything, and for inference where that is looked at."""
+        own = _NEEDS.get(self.knob, _NEEDS.get(f"{self.knob}={self.value}", {}))
+        return {**own, "task": "infer"} if self.inferring else own
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Column:
 class Cell:
     """What becomes of a setting on a device."""
 
-    word: Literal["honoured", "refused", "not applicable"]
+    word: Word
     reason: str | None = None
 
 
@@ -185,6 +190,8 @@ def cell(setting: Setting, column: Column) -> Cell:
         return Cell("honoured")
     own = [refusal for refusal in refused if refusal.knob == setting.knob]
     if own:
+        if _honoured(replace(setting, inferring=True), column):
+            return Cell(_INFERENCE_ALONE, own[0].reason)
         return Cell("refused", own[0].reason)
     other = refused[0]
     if other.knob in setting.needs:
@@ -195,13 +202,17 @@ def cell(setting: Setting, column: Column) -> Cell:
 def together(found: Sequence[Setting], column: Column) -> Iterator[tuple[str, Refusal]]:
     """Yield pairs of settings that a device honours apart and refuses together, with the refusal.
 
+    What it honours in inference alone is looked at there.
+
     Args:
         found: All settings.
         column: The device.
     """
-    honoured = [setting for setting in found if cell(setting, column).word == "honoured"]
+    honoured = [known for setting in found if (known := _as_honoured(setting, column))]
     for one, other in itertools.combinations(honoured, 2):
-        if one.knob == other.knob:
+        # Of what is honoured in inference alone, the cell says that training refuses it.
+        told = one.inferring or other.inferring
+        if one.knob == other.knob or (told and "task" in (one.knob, other.knob)):
             continue
         refused = _refused(column, one, other)
         # What the one needs may be all that the other cannot be with: then that pair is told.
@@ -269,6 +280,21 @@ def _refused(column: Column, *chosen: Setting) -> list[Refusal]:
         return column.refusals(knobs_of(*chosen))
     except ValidationError:
         return []
+
+
+def _honoured(setting: Setting, column: Column) -> bool:
+    try:
+        return not column.refusals(knobs_of(setting))
+    except ValidationError:
+        return False
+
+
+def _as_honoured(setting: Setting, column: Column) -> Setting | None:
+    """Return the setting with what it takes for the device to honour it; null: nothing does."""
+    word = cell(setting, column).word
+    if word == _INFERENCE_ALONE:
+        return replace(setting, inferring=True)
+    return setting if word == "honoured" else None
 
 
 def _already_told(column: Column, one: Setting, other: Setting) -> bool:

@@ -196,6 +196,14 @@ _WHY_ONE_PROCESS = {
 }
 
 
+_NO_FP16 = {
+    "train": "its loss scaling reads on the host, at every update, whether a gradient overflowed, "
+    "which cuts the graph there; amp-bf16 needs no scaling",
+    "infer": "torch_xla's autocast is for bfloat16: its own class switches itself off, with a "
+    "warning, for any other type; use amp-bf16",
+}
+
+
 def on_lazy_graphs(knobs: Knobs) -> list[Refusal]:
     """Return what is refused wherever torch_xla builds the graphs."""
     found: list[Refusal] = []
@@ -210,12 +218,7 @@ def on_lazy_graphs(knobs: Knobs) -> list[Refusal]:
             "torch_xla lowers none of the scaled float8 products that torchao makes",
         )
     if knobs.precision == "amp-fp16":
-        refuse(
-            "precision",
-            "amp-fp16",
-            "its loss scaling reads on the host, at every update, whether a gradient "
-            "overflowed, which cuts the graph there; amp-bf16 needs no scaling",
-        )
+        refuse("precision", "amp-fp16", _NO_FP16[knobs.task])
     if knobs.optimizer_impl == "fused":
         refuse("optimizer_impl", "fused", "torch has no fused update kernel for XLA tensors")
     if knobs.optimizer_impl == "capturable":

@@ -10,27 +10,38 @@ from collections.abc import Iterator, Sequence
 import gpu_bounds
 from gpu_bounds import Finding
 from gpu_request import RUNGS, Check, Failed, settings_of
-from sides import SideFailed, harness, script
+from sides import harness, script
 
 from bench.backends.base import Probe
 from bench.scenarios.compose import load
 from bench.scenarios.expand import expand
+from bench.scenarios.identity import tagged_fields
 from bench.scenarios.schema import Knobs
 
 CASE = "timm-settings"
 """Of `gpu_rungs.yaml`: what both sides do."""
+_HONOURED = (
+    *("model", "model_kwargs", "image_size", "classes", "batch_size", "threads", "precision"),
+    *("compile", "channels_last", "optimizer", "learning_rate", "weight_decay", "momentum", "seed"),
+)
+"""Knobs for which the loop has an option, or draws its own numbers."""
 _DIFFERENCES = """\
-What the two do differently, with the same model, batch, optimizer, autocast, layout and compiler
-  waiting     the loop waits for the device after every step, as timm's script does, and the harness
-              at the edges of a window. {waiting}
-  not timed   the loop has one batch, the harness a pool that it goes through; the loop lets cuDNN
-              choose its kernel by timing, as timm's script does.
+What the loop does as timm's script, and the harness otherwise, with the same model, batch size,
+optimizer, autocast, layout and compiler
+  waiting     the loop waits for the device after every step, and the harness at the edges of a
+              window. {waiting}
+  not timed   the loop has one batch of images, for which it draws labels on the device in every
+              step, and the harness a pool of batches with their labels; the loop's backward pass
+              is inside autocast; the loop lets cuDNN choose its kernel by timing.
 What neither does as timm's script: autocast is to bfloat16, and its default is fp16 without loss
-scaling; SGD has momentum 0.9, and its has Nesterov's."""
+scaling; its learning rate is 0.0001, and its SGD has Nesterov's momentum; it also lets products in
+float32 be rounded to TF32, of which autocast leaves none."""
 
 
 def beside(check: Check, probe: Probe, loop: list[float]) -> Iterator[str | Finding]:
     """Time timm's loop beside the harness, in turns.
+
+    Where something ends it early, an interrupt too, what it had found comes first.
 
     Args:
         check: What is asked for.
@@ -39,7 +50,7 @@ def beside(check: Check, probe: Probe, loop: list[float]) -> Iterator[str | Find
 
     Raises:
         Failed: the loop cannot do what the case says.
-        SideFailed: one side gave no rate; what came before is told.
+        SideFailed: one side gave no rate.
     """
     knobs = knobs_of(check)
     arguments, flags = as_loop(knobs, check.backend)
@@ -59,20 +70,16 @@ def beside(check: Check, probe: Probe, loop: list[float]) -> Iterator[str | Find
         found = script("timm_style_loop.py", seeded, flags=[*flags, *more], threads=knobs.threads)
         return float(found["samples_per_s"])
 
-    failure: SideFailed | None = None
     try:
         for number in range(check.pairs):
             order = (loop, ours, once) if number % 2 == 0 else (once, ours, loop)
             for into in order:
                 into.append(draw(number, into))
-    except SideFailed as error:
-        failure = error
-    yield from _told(loop, once, ours)
-    pairs = min(len(loop), len(ours))
-    if pairs:
-        yield gpu_bounds.beside(ours[:pairs], loop[:pairs], suspect)
-    if failure is not None:
-        raise failure
+    finally:
+        yield from _told(loop, once, ours)
+        pairs = min(len(loop), len(ours))
+        if pairs:
+            yield gpu_bounds.beside(ours[:pairs], loop[:pairs], suspect)
 
 
 def knobs_of(check: Check) -> Knobs:
@@ -90,6 +97,19 @@ def as_loop(knobs: Knobs, backend: str) -> tuple[dict[str, object], list[str]]:
     """
     if knobs.precision not in ("fp32", "amp-bf16") or knobs.compile not in ("none", "inductor"):
         raise Failed(f"the loop knows no {knobs.precision} with compile={knobs.compile}")
+    if knobs.optimizer not in ("adamw", "sgd"):
+        raise Failed(f"the loop knows no optimizer={knobs.optimizer}")
+    known = {name: getattr(knobs, name) for name in _HONOURED}
+    same = Knobs.model_validate({**known, "data": {"source": "device"}})
+    unknown = [
+        f"{name}={value}"
+        for (name, _, value), (_, _, its) in zip(
+            tagged_fields(knobs), tagged_fields(same), strict=True
+        )
+        if value != its
+    ]
+    if unknown:
+        raise Failed(f"the loop does not know {', '.join(unknown)}")
     options: dict[str, object] = {
         "model": knobs.model,
         "model-kwargs": json.dumps(knobs.model_kwargs),
@@ -98,7 +118,11 @@ def as_loop(knobs: Knobs, backend: str) -> tuple[dict[str, object], list[str]]:
         "batch-size": knobs.batch_size,
         "device": "cuda" if backend == "cuda" else "cpu",
         "optimizer": knobs.optimizer,
+        "learning-rate": knobs.learning_rate,
+        "weight-decay": knobs.weight_decay,
     }
+    if knobs.momentum is not None:
+        options["momentum"] = knobs.momentum
     if knobs.threads is not None:
         options["threads"] = knobs.threads
     flags = {
@@ -111,7 +135,7 @@ def as_loop(knobs: Knobs, backend: str) -> tuple[dict[str, object], list[str]]:
 
 def _told(loop: Sequence[float], once: Sequence[float], ours: Sequence[float]) -> Iterator[str]:
     for name, values in (("timm's loop", loop), ("loop, waiting once", once), ("harness", ours)):
-        yield f"{name:<20}{' '.join(f'{value:9.4g}' for value in values)} samples/s"
+        yield f"{name:<20}{' '.join(f'{value:9.6g}' for value in values)} samples/s"
     ratios = [without / waiting for without, waiting in zip(once, loop, strict=False)]
     gained = (
         f"Without that it reads {statistics.median(ratios):.3f} times\n"

@@ -6,7 +6,7 @@ A bound that cannot be judged, for want of a figure, is missed: it was not shown
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -20,10 +20,22 @@ LOWER, UPPER = 0.98, 1.02
 LEAST_MFU = 0.45
 """Of amp-bf16, compiled, against the datasheet's dense bf16 peak."""
 _COMPILED = ("precision=amp-bf16", "compile=inductor")
-_GOOD = ("ok", "unsupported")
 
 Row = Mapping[str, Any]
 """As `bench run --format json` prints it."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of a scenario left, and what was to be expected of it."""
+
+    rows: Sequence[Row]
+    code: int
+    """Exit code of the command."""
+    beyond: Collection[str] = ()
+    """Cases that such a device refuses, whatever is installed beside it."""
+    unwatched: str | None = None
+    """The setting by which no row tells whether it learns; null: every row has to."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +70,41 @@ def tests_pass(report: str, code: int) -> Finding:
     )
 
 
-def rows_can_be_believed(name: str, rows: Sequence[Row], code: int) -> Finding:
-    """Return whether all cases ended well or are refused, none is suspect and none stands still."""
+def rows_can_be_believed(name: str, ran: Ran) -> Finding:
+    """Return whether every case that such a device can run was measured, is no suspect, and learns.
+
+    A case that is refused for want of a library, or for its batch size, was not shown.
+    """
+    refused = [row["case"] for row in ran.rows if _is_beyond(row, ran)]
     wrong = [
-        f"{row['case']}: {row['reason'] or row['verdict_reason']}"
-        for row in rows
-        if row["outcome"] not in _GOOD or row["verdict"] == "suspect"
+        f"{row['case']}: {row['outcome']}: {row['reason']}"
+        for row in ran.rows
+        if row["outcome"] != "ok" and row["case"] not in refused
     ]
-    wrong += [f"{row['case']}: {DOES_NOT_LEARN}: {row['health_reason']}" for row in unlearned(rows)]
-    measured = sum(row["outcome"] == "ok" for row in rows)
-    figures = f"{measured} of {len(rows)} cases measured, exit code {code}"
+    wrong += [
+        f"{row['case']}: {row['verdict_reason']}" for row in ran.rows if row["verdict"] == "suspect"
+    ]
+    wrong += [f"{row['case']}: {_of_learning(row)}" for row in unlearned(ran)]
+    measured = sum(row["outcome"] == "ok" for row in ran.rows)
+    figures = [f"{measured} of {len(ran.rows)} cases measured, exit code {ran.code}"]
+    if refused:
+        figures.append(f"no such device runs {', '.join(refused)}")
+    if ran.unwatched:
+        figures.append(f"whether they learn was not looked at ({ran.unwatched})")
     return Finding(
         f"{name}: its rows can be believed",
-        code == 0 and measured > 0 and not wrong,
-        "; ".join([figures, *wrong]),
+        ran.code == 0 and measured > 0 and not wrong,
+        "; ".join([*figures, *wrong]),
     )
 
 
-def unlearned(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose training does not train: their speed is worth nothing."""
-    return [row for row in rows if row["learns"] is False]
+def unlearned(ran: Ran) -> list[Row]:
+    """Return the rows whose training does not train, or was to be looked at and is not known to.
+
+    Their speed is worth nothing.
+    """
+    bad = (False,) if ran.unwatched else (False, None)
+    return [row for row in ran.rows if row["outcome"] == "ok" and row["learns"] in bad]
 
 
 def beside(ours: Sequence[float], loop: Sequence[float], suspect: Sequence[str]) -> Finding:
@@ -98,49 +125,61 @@ def beside(ours: Sequence[float], loop: Sequence[float], suspect: Sequence[str])
     )
 
 
-def best_compiled(rows: Sequence[Row]) -> Row | None:
+def best_compiled(ran: Ran) -> Row | None:
     """Return the row of amp-bf16, compiled, that uses most of the peak; null: none tells it."""
+    idle = unlearned(ran)
     known = [
         row
-        for row in rows
+        for row in ran.rows
         if row["mfu"] is not None
         and row["verdict"] != "suspect"
-        and row["learns"] is not False
+        and row not in idle
         and _is_compiled(row)
     ]
     return max(known, key=lambda row: float(row["mfu"]), default=None)
 
 
-def to_profile(rows: Sequence[Row]) -> Row | None:
+def to_profile(ran: Ran) -> Row | None:
     """Return the row of amp-bf16, compiled, that is to be looked into; null: none has a number.
 
     The one that uses most of the peak, else the fastest.
     """
-    compiled = [row for row in rows if row["outcome"] == "ok" and _is_compiled(row)]
-    return best_compiled(rows) or max(compiled, key=_rate, default=None)
+    compiled = [row for row in ran.rows if row["outcome"] == "ok" and _is_compiled(row)]
+    return best_compiled(ran) or max(compiled, key=_rate, default=None)
 
 
-def enough_of_the_peak(rows: Sequence[Row]) -> Finding:
+def enough_of_the_peak(ran: Ran) -> Finding:
     """Return whether amp-bf16, compiled, uses as much of the peak as it should."""
     bound = f"amp-bf16, compiled, uses {LEAST_MFU:.0%} of the dense bf16 peak or more"
-    best = best_compiled(rows)
+    best = best_compiled(ran)
     if best is None:
-        return Finding(bound, False, "no such row has an MFU: see `bench show` for why")
+        return Finding(
+            bound, False, "no such row that can be believed has an MFU: see `bench show`"
+        )
     figures = f"{best['mfu']:.1%} of {best['mfu_source']} ({best['case']})"
     return Finding(bound, float(best["mfu"]) >= LEAST_MFU, figures)
 
 
-def gain(rows: Sequence[Row], loop: Sequence[float]) -> str:
+def gain(ran: Ran, loop: Sequence[float]) -> str:
     """Return the gain of the fastest row that can be believed, and trains, over the loop."""
-    idle = unlearned(rows)
-    known = [row for row in rows if row["verdict"] in ("measured", "noisy") and row not in idle]
+    idle = unlearned(ran)
+    known = [row for row in ran.rows if row["verdict"] in ("measured", "noisy") and row not in idle]
     names = ", ".join(row["case"] for row in idle)
-    without = f" (left out, as they do not learn: {names})" if idle else ""
+    without = f" (left out, as they are not known to learn: {names})" if idle else ""
     if not known:
         return f"no rung can be believed, so none is held against the loop{without}"
     best = max(known, key=_rate)
     ratio = _rate(best) / statistics.geometric_mean(loop)
     return f"best rung: {best['case']}, {ratio:.2f} times the loop's rate{without}"
+
+
+def _is_beyond(row: Row, ran: Ran) -> bool:
+    return row["outcome"] == "unsupported" and row["case"] in ran.beyond
+
+
+def _of_learning(row: Row) -> str:
+    told = DOES_NOT_LEARN if row["learns"] is False else "is not known to learn"
+    return f"{told}: {row['health_reason'] or 'it was not looked at'}"
 
 
 def _is_compiled(row: Row) -> bool:

@@ -5,14 +5,20 @@ settings, in one sitting; the share of the peak that compiled amp-bf16 reaches, 
 that is too little. It runs on any backend that torch drives eagerly, with a small model too.
 
 Exit code 0: all bounds hold; 1: some are missed, each with its figures, or a part was left out; 2:
-usage; 4: a part of it gave no result. What a part found before it failed is kept.
+usage; 4: a part of it gave no result; 130: interrupted. What was found before a part failed, or
+before whatever ended it all, is kept: the summary is printed and written, under the time at which
+it began.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import os
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gpu_beside
@@ -24,11 +30,34 @@ from sides import WORKLOADS, SideFailed, Workload
 
 from bench.backends.base import Probe
 from bench.backends.registry import Prober
+from bench.run import environment
+from bench.run.scrubbing import scrub
 from bench.scenarios.errors import ScenarioError
 
 VIT_BASE = Workload("vit-base", "vit_base_patch16_224", {}, 224, 1000, 256)
 MODELS = {VIT_BASE.name: VIT_BASE, **WORKLOADS}
-_EXIT_MISSED, _EXIT_USAGE, _EXIT_FAILED = 1, 2, 4
+_EXIT_MISSED, _EXIT_USAGE, _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 2, 4, 130
+
+
+@dataclass
+class Found:
+    """What the parts told so far."""
+
+    told: list[str | Finding] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Parts that gave no result, each with the reason."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Parts that were not run, and why each was not."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The bounds that were judged."""
+        return [item for item in self.told if isinstance(item, Finding)]
+
+    @property
+    def missed(self) -> list[Finding]:
+        """Those of them that do not hold."""
+        return [finding for finding in self.findings if not finding.holds]
 
 
 def main() -> int:
@@ -59,27 +88,43 @@ def main() -> int:
         print(f"{check.backend} is not available: {probe.reason}; {probe.remedy}", file=sys.stderr)
         return _EXIT_USAGE
     check.results.mkdir(parents=True, exist_ok=True)
-    told, failed = run(check, probe, parts)
-    summary = _summary(check, probe, told, failed, left_out)
-    print(summary)
-    (check.results / "gpu-check.txt").write_text(summary + "\n", encoding="utf-8")
-    missed = [item for item in told if isinstance(item, Finding) and not item.holds]
-    return _EXIT_FAILED if failed else _EXIT_MISSED if missed or left_out else 0
+    began, found = dt.datetime.now(dt.UTC), Found(left_out=left_out)
+    head = _head(check, probe, began)
+    try:
+        run(check, probe, parts, found)
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    finally:
+        summary = _summary(head, found)
+        file = check.results / f"gpu-check-{began:%Y%m%dT%H%M%SZ}.txt"
+        file.write_text(summary + "\n", encoding="utf-8")
+        print(summary)
+    if found.failed:
+        return _EXIT_FAILED
+    return _EXIT_MISSED if found.missed or found.left_out else 0
 
 
-def run(check: Check, probe: Probe, parts: Sequence[str]) -> tuple[list[str | Finding], list[str]]:
-    """Run these parts; returns what they found, and which of them failed, with the reason."""
-    told: list[str | Finding] = []
+def run(check: Check, probe: Probe, parts: Sequence[str], found: Found) -> None:
+    """Run these parts one after the other.
+
+    Args:
+        check: What is asked for.
+        probe: The device.
+        parts: Their names.
+        found: Takes what they find, as it comes, and which of them failed.
+    """
     loop: list[float] = []
-    failed: list[str] = []
-    for part in parts:
+    for number, part in enumerate(parts):
         print(f"-- {part}", file=sys.stderr)
         try:
             for item in _part(part, check, probe, loop):
-                told.append(item)  # noqa: PERF402 - one by one: a later one may fail
+                found.told.append(item)
         except (Failed, SideFailed) as error:
-            failed.append(f"{part}: {error}")
-    return told, failed
+            found.failed.append(f"{part}: {error}")
+        except BaseException as error:
+            found.failed.append(f"{part}: it was ended by {type(error).__name__}")
+            found.left_out |= dict.fromkeys(parts[number + 1 :], f"{part} ended all")
+            raise
 
 
 def _part(part: str, check: Check, probe: Probe, loop: list[float]) -> Iterator[str | Finding]:
@@ -87,33 +132,42 @@ def _part(part: str, check: Check, probe: Probe, loop: list[float]) -> Iterator[
         case "tests":
             return gpu_parts.tests(check)
         case "ladder":
-            return gpu_parts.ladder(check)
+            return gpu_parts.ladder(check, probe)
         case "beside":
             return gpu_beside.beside(check, probe, loop)
         case _:
             return gpu_parts.rungs(check, probe, loop)
 
 
-def _summary(
-    check: Check,
-    probe: Probe,
-    told: Sequence[str | Finding],
-    failed: Sequence[str],
-    left_out: Mapping[str, str],
-) -> str:
-    findings = [item for item in told if isinstance(item, Finding)]
-    missed = [item for item in findings if not item.holds]
-    head = f"{probe.device_model}, {check.workload.name}, batch {check.batch_size}"
-    absent = f", and {len(left_out)} of {len(PARTS)} parts were not run" if left_out else ""
+def _head(check: Check, probe: Probe, began: dt.datetime) -> list[str]:
+    """Return what was run, when, where and by what, without this machine's folders."""
+    here = environment.capture(os.environ)
+    commit = (here.git_commit or "unknown") + (", with changes" if here.git_dirty else "")
+    versions = (f"{name} {version}" for name, version in here.versions.items())
+    flags = (f"{name}={value}" for name, value in here.flags.items())
+    return [
+        f"gpu_check.py of {began:%Y-%m-%d %H:%M:%S} UTC, commit {commit}",
+        f"{probe.device_model}, {check.workload.name}, batch {check.batch_size}",
+        f"options: {scrub(shlex.join(sys.argv[1:])) or 'none'}",
+        f"versions: {', '.join(versions)}",
+        f"variables: {' '.join(flags) or 'none'}",
+        "",
+    ]
+
+
+def _summary(head: Sequence[str], found: Found) -> str:
+    held = len(found.findings) - len(found.missed)
+    out = len(found.left_out)
+    absent = f", and {out} of {len(PARTS)} parts were not run" if out else ""
     return "\n".join(
         [
-            head,
-            *(item for item in told if isinstance(item, str)),
+            *head,
+            *(item for item in found.told if isinstance(item, str)),
             "",
-            *map(str, findings),
-            *(f"FAILED  {reason}" for reason in failed),
-            *(f"not run {part}: {reason}" for part, reason in left_out.items()),
-            f"{len(findings) - len(missed)} of {len(findings)} bounds hold{absent}",
+            *map(str, found.findings),
+            *(f"FAILED  {reason}" for reason in found.failed),
+            *(f"not run {part}: {reason}" for part, reason in found.left_out.items()),
+            f"{held} of {len(found.findings)} bounds hold{absent}",
         ]
     )
 

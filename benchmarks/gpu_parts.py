@@ -13,11 +13,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import gpu_bounds
-from gpu_bounds import Finding, Row
-from gpu_request import ROOT, SCENARIOS, Check, Failed, cases_asked, settings_of
+from gpu_bounds import Finding, Ran, Row
+from gpu_request import ROOT, SCENARIOS, Check, Failed, beyond, cases_asked, settings_of, unwatched
 from sides import script
 
 from bench.backends.base import Probe
@@ -45,11 +44,11 @@ def tests(check: Check) -> Iterator[str | Finding]:
         yield gpu_bounds.tests_pass(report.read_text(encoding="utf-8"), done.returncode)
 
 
-def ladder(check: Check) -> Iterator[str | Finding]:
+def ladder(check: Check, probe: Probe) -> Iterator[str | Finding]:
     """Run the public ladder."""
-    rows, code = _run(check, "ladder")
-    yield from _table(rows)
-    yield gpu_bounds.rows_can_be_believed("vit-ladder", rows, code)
+    ran = _run(check, probe, "ladder")
+    yield from _table(ran.rows)
+    yield gpu_bounds.rows_can_be_believed("vit-ladder", ran)
 
 
 def rungs(check: Check, probe: Probe, loop: Sequence[float]) -> Iterator[str | Finding]:
@@ -60,19 +59,19 @@ def rungs(check: Check, probe: Probe, loop: Sequence[float]) -> Iterator[str | F
         probe: The device.
         loop: Rates of timm's loop; none: nothing is held against them. Unit: samples per second.
     """
-    rows, code = _run(check, "rungs")
-    yield from _table(rows)
+    ran = _run(check, probe, "rungs")
+    yield from _table(ran.rows)
     if loop:
-        yield gpu_bounds.gain(rows, loop)
-    yield gpu_bounds.rows_can_be_believed("gpu-rungs", rows, code)
-    enough = gpu_bounds.enough_of_the_peak(rows)
+        yield gpu_bounds.gain(ran, loop)
+    yield gpu_bounds.rows_can_be_believed("gpu-rungs", ran)
+    enough = gpu_bounds.enough_of_the_peak(ran)
     yield enough
-    if not enough.holds and (chosen := gpu_bounds.to_profile(rows)):
+    if not enough.holds and (chosen := gpu_bounds.to_profile(ran)):
         yield from _profile(check, probe, chosen)
 
 
-def _run(check: Check, part: str) -> tuple[list[Row], int]:
-    """Run a part's scenario into the results folder; returns its rows and the exit code."""
+def _run(check: Check, probe: Probe, part: str) -> Ran:
+    """Run a part's scenario into the results folder."""
     scenario = SCENARIOS[part]
     command = [sys.executable, "-m", "bench", "run", scenario, "--backend", check.backend]
     for setting in settings_of(check, part):
@@ -88,9 +87,10 @@ def _run(check: Check, part: str) -> tuple[list[Row], int]:
         check=False,
     )
     try:
-        return list(json.loads(done.stdout)["rows"]), done.returncode
+        rows = list(json.loads(done.stdout)["rows"])
     except json.JSONDecodeError as error:
         raise Failed(f"bench run {scenario} ended with {done.returncode}, without rows") from error
+    return Ran(rows, done.returncode, beyond(check, probe, part), unwatched(check, part))
 
 
 def _profile(check: Check, probe: Probe, row: Row) -> list[str]:
@@ -113,7 +113,7 @@ def _profile(check: Check, probe: Probe, row: Row) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
-        found: Any = script(
+        found = script(
             "profile_steps.py",
             {"job": path, "trace": trace},
             variables=launching.environment_of(planned),

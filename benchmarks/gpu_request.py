@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from sides import Workload
 
+from bench.backends.base import Probe
+from bench.run.plan import plan
 from bench.scenarios.compose import load
 from bench.scenarios.errors import ScenarioError, did_you_mean
 from bench.scenarios.overrides import keys_given
@@ -30,6 +33,14 @@ _OPTIONS = {
 }
 """Settings that all parts share, with the option for each."""
 _KNOWN_TO_THE_LOOP = {"threads"}
+_COMPLETE: Mapping[str, JsonValue] = {
+    "torchao": True,
+    "triton": True,
+    "cc": "cc",
+    "cxx": "c++",
+    "tf32_forbidden": False,
+}
+"""What a probe tells where nothing that an adapter asks for is missing, or switched off."""
 
 
 class Failed(Exception):  # noqa: N818 - told with its reason
@@ -82,6 +93,21 @@ def settings_of(check: Check, part: str) -> list[str]:
     shared = [f"{name}={json.dumps(value)}" for name, value in model_of(check.workload).items()]
     shared += [f"batch_size={check.batch_size}", f"measure.budget_s={check.seconds}"]
     return [*shared, f"measure.launches={check.launches}", *own, *check.settings]
+
+
+def beyond(check: Check, probe: Probe, part: str) -> set[str]:
+    """Return the cases of a part that such a device refuses, whatever is installed beside it."""
+    complete = probe.model_copy(update={"facts": {**probe.facts, **_COMPLETE}})
+    scenario = load(SCENARIOS[part], settings_of(check, part))
+    return {planned.case.case for planned in plan([scenario], [complete], {}) if planned.refusals}
+
+
+def unwatched(check: Check, part: str) -> str | None:
+    """Return the setting by which no row of a part tells whether it learns; null: there is none."""
+    scenario = load(SCENARIOS[part], settings_of(check, part))
+    if scenario.task != "train":
+        return f"task={scenario.task}"
+    return None if scenario.measure.health else "measure.health=false"
 
 
 def model_of(workload: Workload) -> Mapping[str, Any]:

@@ -162,8 +162,8 @@ def script(
     threads: int | None = None,
     flags: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
-) -> Any:
-    """Run a script of this folder and return the JSON document on its last line.
+) -> dict[str, Any]:
+    """Run a script of this folder and return the JSON object on its last line.
 
     Args:
         name: Its file name.
@@ -174,7 +174,7 @@ def script(
         variables: The whole environment; null: our own, and what `threads` says.
 
     Raises:
-        SideFailed: it ended badly, or not at all.
+        SideFailed: it ended badly, or not at all, or its last line is no such document.
     """
     try:
         done = subprocess.run(
@@ -190,4 +190,11 @@ def script(
         raise SideFailed(f"{name} did not end within {TIMEOUT_S:g} s") from expired
     if done.returncode != 0:
         raise SideFailed(f"{name} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    last = (done.stdout.splitlines() or [""])[-1]
+    try:
+        found = json.loads(last)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise SideFailed(f"{name} ended well, and its last line is no result: {last[-200:]!r}")
+    return found

@@ -1,9 +1,10 @@
 """A training step timed the way timm's public benchmark script does, written from a description.
 
-One synthetic batch is made on the device and used again and again: there is no data loader.
-10 steps warm up, 40 are timed as one stretch; a step is forward, backward and update, and on a GPU
-the host waits for it to end before it begins the next, as that script does. It must not import the
-harness; it prints one JSON object with its rate.
+One synthetic batch of images is made on the device and used again and again: there is no data
+loader. 10 steps warm up, 40 are timed as one stretch. A step is forward, new labels drawn on the
+device, backward (inside autocast, where that is on) and update; on a GPU the host waits for it to
+end before it begins the next. All that is as in that script. It must not import the harness; it
+prints one JSON object with its rate.
 """
 
 from __future__ import annotations
@@ -33,12 +34,11 @@ def main() -> None:
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = timm.create_model(args.model, num_classes=args.classes, **args.model_kwargs)
     model = model.train().to(device=device, memory_format=layout)
-    optimizer = _optimizer(args.optimizer, model)
+    optimizer = _optimizer(args, model)
     stepped: Any = torch.compile(model) if args.compile else model
     criterion = torch.nn.CrossEntropyLoss()
     size = (args.batch_size, 3, args.image_size, args.image_size)
     images = torch.randn(size, device=device).contiguous(memory_format=layout)
-    labels = torch.randint(args.classes, (args.batch_size,), device=device)
 
     def autocast() -> contextlib.AbstractContextManager[Any]:
         if not args.amp:
@@ -54,8 +54,9 @@ def main() -> None:
         for _ in range(steps):
             optimizer.zero_grad()
             with autocast():
-                loss = criterion(stepped(images), labels)
-            loss.backward()
+                outputs = stepped(images)
+                labels = torch.randint(args.classes, (args.batch_size,), device=device)
+                criterion(outputs, labels).backward()
             optimizer.step()
             if not args.wait_once:
                 wait()
@@ -78,6 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--momentum", type=float, default=0.9, help="of sgd")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile with its defaults")
@@ -85,10 +89,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _optimizer(name: str, model: torch.nn.Module) -> torch.optim.Optimizer:
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+def _optimizer(args: argparse.Namespace, model: torch.nn.Module) -> torch.optim.Optimizer:
+    rate, decay = args.learning_rate, args.weight_decay
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=rate, momentum=args.momentum, weight_decay=decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def refusal_of(a: Record, b: Record) -> str | None:
             f"A was measured by method {a.measurement} and B by method {b.measurement} (field "
             "measurement): measure the older one again"
         )
-    if a.device is not None and b.device is not None and a.simulated != b.simulated:
+    if a.statistics is not None and b.statistics is not None and a.simulated != b.simulated:
         return one_simulated("A" if a.simulated else "B")
     return None
 

@@ -210,6 +210,8 @@ class Inspection(Strict):
     separate products, or inside compiled code."""
     matmul_source: str | None = None
     """Where they were counted: dispatched operators, the traced graph, or the compiler's input."""
+    matmul_finite: bool | None = None
+    """Whether a known product came back in numbers, not NaN or infinity; null: none was made."""
     matmul_error: float | None = None
     """Relative error of a product of float32 matrices computed under the case's own flags."""
     matmul_format: str | None = None
@@ -456,8 +458,6 @@ class Device(Strict):
     count: int
     flavour: str | None = None
     """Which of several software stacks ran it."""
-    simulated: bool = False
-    """It was pretended by a test bed: the figures are those of whatever computed in its place."""
 
 
 class Keys(Strict):
@@ -490,6 +490,8 @@ class Record(Strict):
     flavour: str | None = None
     """Which of several software stacks goes by the backend's name there, also where it found no
     device; records from before it came have it in `device` alone."""
+    simulated: bool = False
+    """A test bed pretends the device: figures are those of whatever computed in its place."""
     processes: int
     environment: Environment
     outcome: Annotated[Outcome, Field(strict=False)]
@@ -499,18 +501,13 @@ class Record(Strict):
     remedy: str | None = None
     log_tail: str | None = None
     precompiled: Precompiled | None = None
-    """Null: the first launch met a cold compile cache, or none."""
+    """Null: nothing was compiled beforehand in the session that finished it."""
     launches: list[Launch] = []
     statistics: Statistics | None = None
     verdict: Annotated[Verdict | None, Field(strict=False)] = None
     verdict_reason: str | None = None
     health: Health | None = None
     """Null: inference, not asked for, or no number."""
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the device was pretended: no figure is that of such a device."""
-        return self.device is not None and self.device.simulated
 
     @model_validator(mode="after")
     def _a_number_only_with_an_ok(self) -> Record:

@@ -100,8 +100,7 @@ class Store:
         """
         content = _encode(record)
         created = moment(record.created)
-        simulated = record.device is not None and record.device.simulated
-        root = self.simulated().root if simulated else self.root
+        root = self.simulated().root if record.simulated else self.root
         folder = root / RUNS / created.strftime("%Y/%m/%d")
         path = folder / f"{created:%Y%m%dT%H%M%SZ}-{record.id}.json"
         with refusing(self.root):

@@ -148,7 +148,11 @@ class LoaderKnobs(Strict):
 
 
 class NeuronKnobs(Strict):
-    """Settings of AWS's Neuron compiler and runtime; null leaves them to the two."""
+    """Settings of AWS's Neuron compiler and runtime; null is theirs to choose, or what a knob says.
+
+    Null stays null, but for `auto_cast_type` beside a cast: `auto_cast=none` does the same work as
+    null and is another series, with another fingerprint.
+    """
 
     auto_cast: Annotated[Literal["none", "matmult", "all"] | None, TREATMENT] = None
     """Which float32 operations the compiler casts: none, products, or all. Null means `none`, and

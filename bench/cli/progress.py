@@ -180,6 +180,9 @@ class PlainProgress:
         """Say what the case came to."""
         self._say(f"  {case.planned.title}: {_summary(case)}")
 
+    def over(self) -> None:
+        """Say nothing: every line is there."""
+
     def _say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
@@ -249,6 +252,10 @@ class TerminalProgress:
         """Print a line that stays."""
         self._status.stop()
         self._console.print(f"{escape(case.planned.title)}: {escape(_summary(case))}")
+
+    def over(self) -> None:
+        """Take the line away, whatever it was about, and give the cursor back."""
+        self._status.stop()
 
     def _show(self, case: Progressing, text: str) -> None:
         so_far = f" · so far {_estimate(case, case.launches)}" if case.launches else ""

@@ -82,6 +82,12 @@ class Contest:
             TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin([self.a, self.b])
+        try:
+            self._all_pairs()
+        finally:
+            self._listener.over()
+
+    def _all_pairs(self) -> None:
         refusals = [(case, recording.refused(case.planned)) for case in (self.a, self.b)]
         ends = [(case, end) for case, end in refusals if end is not None]
         with temporary_folder("bench-cache-") as self._caches:

@@ -95,6 +95,18 @@ _FLAGS = (
     "XLA_USE_BF16",
 )
 
+_WHERE = frozenset(
+    {
+        "CUDA_DEVICE_ORDER",
+        "CUDA_VISIBLE_DEVICES",
+        "GLOO_SOCKET_IFNAME",
+        "NEURON_RT_NUM_CORES",
+        "NEURON_RT_VISIBLE_CORES",
+        "PJRT_DEVICE",
+    }
+)
+"""Flags that choose a device, or the way between ranks: the device's model tells the rest."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of the software that a number depends on, by distribution name."""
@@ -131,6 +143,18 @@ def capture(variables: Mapping[str, str], found: Mapping[str, str] | None = None
         git_commit=commit,
         git_dirty=dirty,
     )
+
+
+def acting(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the recorded flags that may change a number, as the processes are told them.
+
+    Whose they are does not matter: those that the adapter sets follow from the case and the
+    machine, and the user's own are known by nothing else.
+
+    Args:
+        variables: Of the processes of a launch.
+    """
+    return {name: variables[name] for name in _FLAGS if name in variables and name not in _WHERE}
 
 
 def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -180,6 +180,13 @@ def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     return families.refusals(registry.get(probe.backend), knobs, probe)
 
 
+def _variables(knobs: Knobs, probe: Probe) -> dict[str, str]:
+    """Return the environment in which a case is launched, but for what finds its modules."""
+    if not probe.available:
+        return dict(os.environ)
+    return dict(os.environ) | registry.get(probe.backend).environment(knobs, probe)
+
+
 def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:
     series = identity.series_key(
         case.knobs,
@@ -206,6 +213,7 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                     **_own_files(case.knobs),
                 },
                 measurement=MEASUREMENT_VERSION,
+                flags=environment.acting(_variables(case.knobs, probe)),
             ),
         ),
         interpreter=python.path,

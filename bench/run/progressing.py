@@ -69,6 +69,9 @@ class Listener(Protocol):
     def recorded(self, case: Progressing) -> None:
         """The case has its record."""
 
+    def over(self) -> None:
+        """Nothing more comes, however it ended."""
+
 
 def order_of(case: Progressing, number: int, session: str, caches: Path) -> Order:
     """Return the order of a case's next launch.

@@ -104,17 +104,20 @@ class Rounds:
             TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin(self.cases)
-        for case in self.cases:
-            end = recording.refused(case.planned)
-            if end is not None:
-                self._finish(case, end)
-        with temporary_folder("bench-cache-") as self._caches:
-            try:
-                self._fill_caches()
-            except Interrupted as interrupt:
-                self._interrupt(interrupt.phase)
-            else:
-                self._all_rounds()
+        try:
+            for case in self.cases:
+                end = recording.refused(case.planned)
+                if end is not None:
+                    self._finish(case, end)
+            with temporary_folder("bench-cache-") as self._caches:
+                try:
+                    self._fill_caches()
+                except Interrupted as interrupt:
+                    self._interrupt(interrupt.phase)
+                else:
+                    self._all_rounds()
+        finally:
+            self._listener.over()
         return self.recorded
 
     def _fill_caches(self) -> None:

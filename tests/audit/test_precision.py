@@ -113,7 +113,10 @@ class TestPrecision:
             "precision_ran",
             knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": cast}),
             inspection=Inspection(
-                matmul_types={"fp32": 33}, matmul_format=rounds_to, matmul_error=0.5
+                matmul_types={"fp32": 33},
+                matmul_format=rounds_to,
+                matmul_finite=True,
+                matmul_error=0.5,
             ),
         )
         assert check.result is result
@@ -140,10 +143,18 @@ class TestPrecision:
         )
         assert check.result is FAIL
 
-    @pytest.mark.parametrize(("error", "result"), [(0.5, FAIL), (None, NA)])
-    def test_nor_do_types_show_tf32(self, error: float | None, result: CheckResult) -> None:
+    @pytest.mark.parametrize(("finite", "result"), [(True, FAIL), (None, NA)])
+    def test_nor_do_types_show_tf32(self, finite: bool | None, result: CheckResult) -> None:
         types = {"fp32": 33}
-        assert precision("tf32", matmul_types=types, matmul_error=error)[0] is result
+        assert precision("tf32", matmul_types=types, matmul_finite=finite)[0] is result
+
+    @pytest.mark.parametrize("asked", ["fp32", "tf32", "amp-bf16", "bf16", "fp8-rowwise"])
+    def test_a_product_that_is_no_number_fails_whatever_was_asked_for(self, asked: str) -> None:
+        types = {"fp32": 33} if asked in ("fp32", "tf32") else {"bf16": 33}
+        types = {"fp8": 33} if asked == "fp8-rowwise" else types
+        result, text = precision(asked, matmul_types=types, matmul_finite=False)
+        assert result is FAIL
+        assert "a known product came back as NaN or infinity" in text
 
     def test_without_a_cast_the_types_alone_are_a_witness(self) -> None:
         assert precision("fp32", matmul_types={"fp32": 33}, matmul_format=None)[0] is PASS
@@ -183,7 +194,12 @@ class TestPrecision:
 
 
 def speed(samples_per_s: float | None, **changes: Any) -> tuple[CheckResult, str]:
-    evidence = {"flops_per_sample": 105e9, "peak": H200, "samples_per_s": samples_per_s, **changes}
+    evidence = {
+        "flops_per_sample": 105e9,
+        "peaks": (H200,),
+        "samples_per_s": samples_per_s,
+        **changes,
+    }
     check = found("flops_below_peak", **evidence)
     return check.result, check.evidence
 
@@ -202,12 +218,19 @@ class TestPeak:
 
     def test_an_unknown_device_is_not_judged(self) -> None:
         looked = Inspection(matmul_types={"fp32": 1})
-        result, text = speed(1e9, peak=None, inspection=looked)
+        result, text = speed(1e9, peaks=(), inspection=looked)
         assert (result, text) == (
             NA,
-            "no peak is known for this device in the type of its products",
+            "no peak is known for this device in every type of its products",
         )
-        assert speed(1e9, peak=None)[1] == "this launch was not looked into"
+        assert speed(1e9, peaks=())[1] == "this launch was not looked into"
+
+    def test_products_in_several_types_are_held_against_the_fastest(self) -> None:
+        fp8 = H200.model_copy(update={"flops_per_s": 1979e12, "dtype": "fp8"})
+        assert speed(9_430, peaks=(H200, fp8))[0] is PASS
+        result, text = speed(18_900, peaks=(H200, fp8))
+        assert result is FAIL
+        assert "1979 TFLOP/s of NVIDIA H200 SXM in fp8" in text
 
     @pytest.mark.parametrize("unknown", ["flops_per_sample", "samples_per_s"])
     def test_an_unknown_model_or_rate_is_not_judged(self, unknown: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from bench.backends import cuda
 from bench.backends.base import Precompilation, Probe
 from bench.backends.cuda import CudaBackend
+from bench.scenarios.compose import load
+from bench.scenarios.expand import expand
 from bench.scenarios.schema import Knobs
+from tests.run import test_cuda_runs
 
 BACKEND = CudaBackend()
 FACTS: dict[str, Any] = {
@@ -210,3 +214,19 @@ class TestPrecompilation:
 
     def test_eager_cases_have_nothing_to_compile(self) -> None:
         assert BACKEND.precompilation(knobs(), H200) is None
+
+
+@pytest.mark.parametrize("facts", [{}, {"alike": False}])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("capability", [[6, 1], [7, 0], [7, 5], [8, 0], [8, 6], [8, 9], [10, 0]])
+def test_the_runs_on_a_gpu_expect_what_is_refused_there(
+    tmp_path: Path, capability: list[int], count: int, facts: dict[str, Any]
+) -> None:
+    file = tmp_path / "on-cuda.yaml"
+    head = test_cuda_runs.HEAD.format(name="on-cuda")
+    file.write_text(head + test_cuda_runs.CASES, encoding="utf-8")
+    cases = expand(load(str(file), []), sweeps={}, refused=lambda _: False)
+    gpu = probe(count=count, capability=capability, **facts)
+    found = {case.case for case in cases if BACKEND.refusals(case.knobs, gpu)}
+    # That one shows where the model is built.
+    assert found | {"fp8, odd batch"} == test_cuda_runs.refused_by(gpu)

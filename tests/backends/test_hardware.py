@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
 from bench.backends import neuron_cores
 from bench.backends.registry import Prober
-
-HAS_NVIDIA = Path("/proc/driver/nvidia/version").exists()
-HAS_NEURON = Path("/dev/neuron0").exists()
+from tests import devices
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not HAS_NVIDIA, reason="no NVIDIA driver here: run tox -e cuda where one is")
+@pytest.mark.skipif(not devices.has_nvidia(), reason=devices.NO_NVIDIA)
 def test_a_gpu_is_seen_preferred_and_described() -> None:
     prober = Prober()
     probe = prober.probe("cuda")
@@ -30,7 +27,7 @@ def test_a_gpu_is_seen_preferred_and_described() -> None:
 
 
 @pytest.mark.neuron
-@pytest.mark.skipif(not HAS_NEURON, reason="no Neuron device here: run tox -e neuron-device")
+@pytest.mark.skipif(not devices.has_neuron(), reason=devices.NO_NEURON)
 def test_a_neuron_core_is_seen_preferred_and_described() -> None:
     prober = Prober()
     probe = prober.probe("neuron")

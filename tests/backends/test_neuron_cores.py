@@ -11,7 +11,7 @@ import pytest
 
 from bench.backends import neuron_cores, neuron_refusals
 from bench.backends.base import Probe
-from bench.backends.neuron_cores import LNC
+from bench.backends.neuron_environment import LNC
 from bench.scenarios.schema import Knobs
 from tests.backends import neuron_bed
 
@@ -186,6 +186,17 @@ class TestGroup:
 
     def test_all_cores_of_a_machine_are_a_group(self) -> None:
         assert refused(12, probe("inf2", 12)) == {}
+
+    def test_all_that_the_user_shows_are_not_all_cores_of_a_machine(self) -> None:
+        reason = refused(3, probe("trn1", 32, [0, 1, 2]))["processes"]
+        assert "groups of 1, 2, 8, 32 cores" in reason
+        assert refused(12, probe("inf2", 12, list(range(12)))) == {}
+
+    @pytest.mark.parametrize("shown", [None, list(range(12))])
+    def test_where_their_number_is_unknown_any_may_be_all_of_them(
+        self, shown: list[int] | None
+    ) -> None:
+        assert refused(12, probe("inf2", None, shown)) == {}
 
     def test_nothing_is_known_of_the_numbers_of_others(self) -> None:
         assert refused(3, probe("trn2", 128)) == {}

@@ -121,6 +121,11 @@ def test_memory_is_the_cores_and_energy_is_unknown_with_its_reason(bf16: Opened)
     assert bf16.said["clocks"] is None
 
 
+def test_its_peak_is_that_of_the_core_that_was_opened(bf16: Opened) -> None:
+    assert bf16.said["peak_flops_simulated"] is None
+    assert bf16.said["peak_flops"] == 95e12
+
+
 def test_an_import_that_overrules_the_compilers_options_is_refused(tmp_path: Path) -> None:
     found = opened(tmp_path, Knobs(), FAKE_NEURON_APPENDS="--auto-cast=matmult")
     assert "NEURON_CC_FLAGS --auto-cast" in found.said["refused"]

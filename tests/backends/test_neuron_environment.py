@@ -32,7 +32,7 @@ def test_a_list_of_cores_is_read_as_the_runtime_reads_it(
     assert visible_cores(written) == cores
 
 
-@pytest.mark.parametrize("written", ["a", "0-", "1,1", "0-2,2"])
+@pytest.mark.parametrize("written", ["a", "0-", "1,1", "0-2,2", "6-4", "0,6-4"])
 def test_what_is_no_list_of_cores_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="NEURON_RT_VISIBLE_CORES"):
         visible_cores(written)
@@ -76,6 +76,13 @@ CHOSEN = {"NEURON_CC_FLAGS": "--auto-cast=none --optlevel=3", "XLA_USE_BF16": "0
 )
 def test_what_an_import_adds_or_spells_otherwise_changes_nothing(flags: str) -> None:
     assert changed(CHOSEN, {"NEURON_CC_FLAGS": flags, "XLA_USE_BF16": "0", "MORE": "1"}) == {}
+
+
+def test_an_option_that_was_chosen_twice_is_what_it_was_last() -> None:
+    twice = {"NEURON_CC_FLAGS": "--verbose=35 --verbose=info"}
+    assert changed(twice, twice) == {}
+    first = {"NEURON_CC_FLAGS": "--verbose=info --verbose=35"}
+    assert changed(twice, first) == {"NEURON_CC_FLAGS --verbose": "35"}
 
 
 @pytest.mark.parametrize(

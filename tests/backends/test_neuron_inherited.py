@@ -81,6 +81,22 @@ def test_what_says_the_same_or_what_no_knob_stands_for_is_not(
     assert refused(values, **{name: value}) == {}
 
 
+@pytest.mark.parametrize(
+    ("shown", "ranks", "free"),
+    [("0-1", "2", True), ("4", "1", True), ("0-3", "2", False), ("0", "2", False), ("", "2", True)],
+)
+def test_under_torchrun_there_are_as_many_cores_as_ranks(
+    shown: str, ranks: str, *, free: bool
+) -> None:
+    here = {"NEURON_RT_VISIBLE_CORES": shown, "LOCAL_WORLD_SIZE": ranks}
+    found = refused({}, TORCHELASTIC_RUN_ID="x", **here)
+    assert list(found) == ([] if free else ["NEURON_RT_VISIBLE_CORES"])
+    assert free or f"ranks on the machine, {ranks}:" in found["NEURON_RT_VISIBLE_CORES"]
+    # Our own launcher gives every rank a core, and TorchNeuron's ranks get theirs from us.
+    assert refused({}, **here) == {}
+    assert list(neuron_inherited.under_both(Knobs(), {"TORCHELASTIC_RUN_ID": "x", **here})) == []
+
+
 def test_the_variables_of_torch_xla_concern_its_flavour_alone() -> None:
     assert list(neuron_inherited.under_both(Knobs(), {"XLA_USE_BF16": "1", OFF: "0"})) == []
     (refusal,) = neuron_inherited.under_both(Knobs(), {ROUNDING: "1"})

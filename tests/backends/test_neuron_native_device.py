@@ -164,6 +164,15 @@ def test_an_import_that_overrules_the_compilers_options_is_refused(tmp_path: Pat
     assert "changed what was chosen to none" in found.said["refused"]
 
 
+def test_options_that_the_user_repeats_are_changed_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURON_CC_FLAGS", "--verbose=35 --verbose=info")
+    found = opened(tmp_path, Knobs())
+    options = found.said["described"]["compiler_options"]
+    assert options == {"--auto-cast": "none", "--verbose": "info"}
+
+
 def test_an_import_that_adds_options_of_its_own_is_not(tmp_path: Path) -> None:
     found = opened(tmp_path, Knobs(), FAKE_NEURON_APPENDS="--framework=XLA")
     options = found.said["described"]["compiler_options"]
@@ -187,12 +196,15 @@ def test_torch_compile_is_given_to_its_compiler_and_what_it_compiles_is_counted(
     assert first.said["graph_breaks"] == {}
     assert first.said["uncompiled"] is True
     before, once, twice = first.said["compiles"]
-    # Dynamo's forward and backward, and the program that was made of each.
-    assert (before, once, twice) == (0, 4, 4)
+    # Forward and backward: a graph and its program are one compilation.
+    assert (before, once, twice) == (0, 2, 2)
+    # An operator that is met for the first time is compiled without dynamo.
+    assert first.said["compiles_with_an_operators"] == 3
     assert first.said["cached_at_start"] == 0
     second = opened(tmp_path, Knobs(compile="neuron"), "compile")
-    assert second.said["cached_at_start"] == 2
-    assert second.said["compiles"][1] == 2
+    assert second.said["cached_at_start"] == 3
+    # Dynamo compiles them again, whose programs lie in the cache.
+    assert second.said["compiles"] == [0, 2, 2]
 
 
 def test_on_the_device_itself_type_and_autocast_are_torchneurons(tmp_path: Path) -> None:

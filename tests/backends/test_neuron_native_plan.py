@@ -252,6 +252,11 @@ def test_cases_are_compiled_beforehand_on_cores_of_their_own(
     assert planned().devices == ("2", "3")
 
 
+def test_beside_cores_that_are_made_otherwise_none_is_compiled_for() -> None:
+    """Core 2 of LNC=1 is a half of core 1 of LNC=2."""
+    assert BACKEND.precompilation(knobs(neuron={"lnc": 1}), TRN2) == Precompilation(alone=True)
+
+
 def test_a_core_is_never_shared_by_two_launches() -> None:
     assert not BACKEND.two_at_once(knobs(), TRN2)
 

@@ -39,6 +39,20 @@ class TestPlan:
     def test_cores_that_the_user_does_not_show_are_not_used(self) -> None:
         assert plan(shown="2-3,7").devices == ("2", "3", "7")
 
+    @pytest.mark.parametrize(
+        ("lnc", "devices"), [(None, ("0", "1", "2", "3")), (2, ("0", "1", "2", "3")), (1, None)]
+    )
+    def test_a_case_that_numbers_the_cores_anew_has_no_other_beside_it(
+        self, lnc: int | None, devices: tuple[str, ...] | None
+    ) -> None:
+        facts = {"family": "trn2", "physical_cores": 8, "cores_shown": None}
+        trn2 = CORES.model_copy(update={"facts": facts})
+        found = of_case(Knobs.model_validate({"neuron": {"lnc": lnc}}), trn2, {}, GIB)
+        assert isinstance(found, Precompilation)
+        assert (found.devices, found.alone) == (devices, devices is None)
+        assert found.notes
+        assert found.variables == NOTE_ONLY
+
     @pytest.mark.parametrize(("gib", "compilers"), [(16, 1), (64, 1), (65, 2), (512, 8)])
     def test_a_compiler_needs_64_gib(self, gib: int, compilers: int) -> None:
         assert plan(memory=gib * GIB).compilers == compilers
@@ -116,13 +130,32 @@ class TestCompile:
         printed = capsys.readouterr().out.splitlines()
         assert printed == ["MODULE_second+e30acd3a:", *WORDS]
 
-    def test_a_graph_that_was_left_lying_is_no_compiled_one(self, cache: Cache) -> None:
+    def test_a_graph_that_was_left_lying_is_no_verdict_of_the_compiler(self, cache: Cache) -> None:
+        """neuronx-cc leaves nothing behind when the kernel kills it."""
         cache.note("first")
-        with pytest.raises(CompileFailed, match="the compiler left no log"):
+        cache.note("second")
+        with pytest.raises(RuntimeError, match=r"2 of 2 graphs are not compiled, .* no reason"):
             compile_noted(1, lambda *_: None)
 
-    def test_a_run_that_noted_nothing_is_a_failure(self, cache: Cache) -> None:
-        with pytest.raises(CompileFailed, match="NEURON_EXTRACT_GRAPHS_ONLY"):
+    def test_nor_is_the_word_that_it_was_killed(
+        self, cache: Cache, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        killed = "[F137] neuronx-cc was forcibly killed"
+        graph = cache.note("first")
+        with pytest.raises(RuntimeError, match="1 of 1 graphs are not compiled"):
+            compile_noted(1, lambda *_: (graph / "model.log").write_text(f"{killed}\n"))
+        assert capsys.readouterr().out.splitlines() == ["MODULE_first+e30acd3a:", killed]
+
+    def test_a_graph_that_is_given_up_is_told_beside_one_that_was_left_lying(
+        self, cache: Cache
+    ) -> None:
+        given_up, _ = cache.note("first"), cache.note("second")
+        with pytest.raises(CompileFailed, match=r"1 of 2 graphs cannot .*: please open a ticket"):
+            compile_noted(1, lambda *_: (given_up / "model.log").write_text("\n".join(WORDS)))
+
+    def test_a_run_that_noted_nothing_is_no_verdict_either(self, cache: Cache) -> None:
+        (cache.root / "laid-out-otherwise").mkdir(parents=True)
+        with pytest.raises(RuntimeError, match="NEURON_EXTRACT_GRAPHS_ONLY"):
             compile_noted(1, cache.compiler())
 
     def test_libneuronxla_is_given_a_scratch_folder_of_its_own_and_the_cases_cache(

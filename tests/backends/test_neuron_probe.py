@@ -110,7 +110,8 @@ def test_an_open_core_is_described_with_flavour_software_and_machine(tmp_path: P
     root = neuron_bed.machine(tmp_path / "root")
     probe = found(root, lambda: ("NEURON", "NC_v2"), **XLA, neuronx_cc="2.24.1")
     assert probe.available
-    assert (probe.device_model, probe.device_count, probe.flavour) == ("NC_v2", 2, "xla")
+    assert (probe.device_model, probe.device_count) == ("Inferentia2 NC_v2", 2)
+    assert probe.flavour == "xla"
     assert probe.preferred == neuron_machine.PREFERRED
     assert not probe.simulated
     assert probe.facts == {
@@ -126,13 +127,32 @@ def test_an_open_core_is_described_with_flavour_software_and_machine(tmp_path: P
     assert probe.warnings == []
 
 
-def test_its_name_is_one_that_the_table_of_peaks_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("instance", "kind", "name", "tflops"),
+    [
+        ("inf2.xlarge", "NC_v2", "Inferentia2 NC_v2", 95),
+        ("trn1.2xlarge", "NC_v2", "Trainium1 NC_v2", 95),
+        ("trn1n.32xlarge", "NC_v2", "Trainium1 NC_v2", 95),
+        ("trn2.3xlarge", "NC_v3", "Trainium2 NC_v3", 83.375),
+        ("trn2.3xlarge", "NC_v3d", "Trainium2 NC_v3d", 166.75),
+    ],
+)
+def test_its_name_tells_chips_with_equal_cores_apart_and_is_in_the_table_of_peaks(
+    tmp_path: Path, instance: str, kind: str, name: str, tflops: float
+) -> None:
     from bench.backends import peaks
 
-    probe = found(neuron_bed.machine(tmp_path / "root"), lambda: ("NEURON", "NC_v2"))
+    root = neuron_bed.machine(tmp_path / "root", instance=instance)
+    probe = found(root, lambda: ("NEURON", kind))
+    assert probe.device_model == name
     peak = peaks.load().find(probe.device_model, "bf16")
     assert peak is not None
-    assert peak.flops_per_s == 95e12
+    assert peak.flops_per_s == pytest.approx(tflops * 1e12)
+
+
+def test_a_core_of_an_unknown_machine_has_the_name_of_its_kind(tmp_path: Path) -> None:
+    neuron_bed.write(tmp_path / "dev/neuron0", "")
+    assert found(tmp_path, lambda: ("NEURON", "NC_v2")).device_model == "NC_v2"
 
 
 def test_it_is_opened_in_the_environment_of_a_plain_case(tmp_path: Path) -> None:
@@ -174,11 +194,17 @@ def test_cores_that_nothing_counts_are_warned_of_and_not_taken_for_one(
     assert list(neuron_refusals.on_cores(two, probe)) == []
 
 
-def test_what_is_no_list_of_cores_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.environ", {"NEURON_RT_VISIBLE_CORES": "all"})
+@pytest.mark.parametrize(
+    ("written", "word"), [("all", "is no list of cores"), ("6-4", "ends before it begins")]
+)
+def test_what_is_no_list_of_cores_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, word: str
+) -> None:
+    monkeypatch.setattr("os.environ", {"NEURON_RT_VISIBLE_CORES": written})
     probe = found(neuron_bed.machine(tmp_path / "root"), never)
     assert not probe.available
-    assert "NEURON_RT_VISIBLE_CORES=all is no list of cores" in (probe.reason or "")
+    assert f"NEURON_RT_VISIBLE_CORES={written}" in (probe.reason or "")
+    assert word in (probe.reason or "")
 
 
 def test_a_compiler_that_is_missing_is_warned_of(tmp_path: Path) -> None:
@@ -353,6 +379,16 @@ class TestSimulated:
         root = neuron_bed.machine(tmp_path / "root")
         monkeypatch.setattr("os.environ", {neuron_machine.SIMULATED: str(root)})
         return NeuronBackend(None, distributions(**XLA), lambda: ("CPU", "CPU")).probe()
+
+    def test_one_that_cannot_be_opened_is_a_simulated_one_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = neuron_bed.machine(tmp_path / "root")
+        monkeypatch.setattr("os.environ", {neuron_machine.SIMULATED: str(root)})
+        for versions in ({}, XLA):
+            probe = NeuronBackend(None, distributions(**versions), lambda: ("TPU", "v4")).probe()
+            assert not probe.available
+            assert probe.simulated
 
     def test_it_says_so_in_every_place_that_a_row_shows(self, probe: Probe) -> None:
         assert probe.available

@@ -19,6 +19,7 @@ from bench.backends.base import Probe
 from bench.backends.neuron import NeuronBackend
 from bench.backends.neuron_machine import NATIVE, Machine
 from bench.scenarios.schema import Knobs
+from tests import devices
 from tests.backends.neuron_bed import ANSWER
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
-        not Path("/dev/neuron0").exists() or HERE.flavour() != NATIVE,
+        not devices.has_neuron() or HERE.flavour() != NATIVE,
         reason="no TorchNeuron on a Neuron device here: run tox -e neuron-device-native",
     ),
 ]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -224,6 +225,11 @@ class TestDocument:
             ("{", "Expecting property name"),
             ("[]", "^not a document of neuron-monitor$"),
             ('{"error": "no driver"}', "^not a document of neuron-monitor$"),
+            ('{"neuron_runtime_data": ["7"]}', "^not a document of neuron-monitor$"),
+            (
+                '{"neuron_runtime_data": [{"pid": 7, "report": {"memory_used": [1]}}]}',
+                "^not a document of neuron-monitor$",
+            ),
         ],
     )
     def test_what_is_no_document_is_refused(self, text: str, message: str) -> None:
@@ -271,6 +277,42 @@ class TestProgram:
         monitor.reset()
         assert Program(monitor).load() == {"core_utilization_percent": None}
         assert monitor.peak_memory_bytes() == USED_BYTES
+
+    def test_a_document_of_another_form_does_not_silence_those_behind_it(
+        self, start: Callable[[list[str]], Monitor]
+    ) -> None:
+        other = '{"neuron_runtime_data": ["another form"]}'
+        monitor = start([other, neuron_bed.document(os.getpid())])
+        arrived(monitor)
+        assert monitor.memory_bytes() == USED_BYTES
+
+    def told(self, monitor: Monitor) -> tuple[int | None, int | None, float | None]:
+        return monitor.memory_bytes(), monitor.peak_memory_bytes(), monitor.utilization_percent()
+
+    def test_what_it_told_before_it_fell_silent_is_nothing_of_now(
+        self, start: Callable[[list[str]], Monitor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monitor = start([neuron_bed.document(os.getpid())])
+        arrived(monitor)
+        heard = monitor._told_at
+        clock = SimpleNamespace(monotonic=lambda: heard + 2.9)
+        monkeypatch.setattr(neuron_monitor, "time", clock)
+        assert self.told(monitor) == (USED_BYTES, USED_BYTES, 42.0)
+        clock.monotonic = lambda: heard + 3.1
+        assert self.told(monitor) == (None, None, None)
+        monitor.reset()
+        clock.monotonic = lambda: heard + 2.9
+        assert monitor.peak_memory_bytes() is None
+
+    def test_nor_is_what_it_told_before_it_ended(
+        self, start: Callable[[list[str]], Monitor]
+    ) -> None:
+        monitor = start([neuron_bed.document(os.getpid())])
+        arrived(monitor)
+        assert monitor.memory_bytes() == USED_BYTES
+        monitor._process.kill()
+        monitor._process.wait(30)
+        assert self.told(monitor) == (None, None, None)
 
     def test_it_is_ended_with_the_device(self, tmp_path: Path) -> None:
         program = neuron_bed.monitor(tmp_path / "bin", [])

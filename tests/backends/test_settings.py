@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -83,11 +84,50 @@ def test_each_family_of_neuron_is_honoured_as_the_target_of_its_own() -> None:
     assert honoured("trn2") == {"trn2"}
 
 
-def test_what_is_for_inference_is_shown_with_it() -> None:
-    unet = Setting("neuron.model_type", "unet-inference", "unet-inference")
+@pytest.mark.parametrize(
+    ("setting", "title", "reason"),
+    [
+        (
+            Setting("neuron.model_type", "unet-inference", "unet-inference"),
+            "neuron, XLA, inf2",
+            "it is for inference, and this case trains",
+        ),
+        (
+            Setting("precision", "amp-fp16", "amp-fp16"),
+            "neuron, native, trn2",
+            "TorchNeuron has no kernel for torch's loss scaler, a part of which would run on the "
+            "host at every update; amp-bf16 needs no scaling",
+        ),
+    ],
+)
+def test_what_is_refused_in_training_alone_is_shown_as_such(
+    setting: Setting, title: str, reason: str
+) -> None:
     columns = {column.title: column for column in settings.columns()}
-    assert settings.cell(unet, columns["neuron, XLA, inf2"]) == Cell("honoured")
-    assert settings.cell(unet, columns["cpu"]).word == "refused"
+    shown = settings.cell(setting, columns[title])
+    assert shown == Cell("honoured with task=infer, else refused", reason)
+    assert settings.cell(setting, columns["xla on PJRT CPU"]).word == "refused"
+    apart = [pair for pair, _ in settings.together(FOUND, columns[title])]
+    assert not [pair for pair in apart if "`task=train`" in pair and setting.shown in pair]
+
+
+def test_what_is_honoured_in_inference_alone_is_put_together_with_others_there() -> None:
+    class ForInference(Picky):
+        """Refuses what scales a loss in training, and fp16 in one memory order."""
+
+        def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
+            if knobs.precision != "amp-fp16":
+                return []
+            if knobs.task == "train":
+                return [Refusal(knob="precision", value="amp-fp16", reason="no scaler")]
+            if knobs.channels_last:
+                return [Refusal(knob="channels_last", value=True, reason="not in fp16")]
+            return []
+
+    column = Column("picky", ForInference(), PICKY.probe)
+    assert [(pair, refusal.reason) for pair, refusal in settings.together(FOUND, column)] == [
+        ("`precision=amp-fp16` with `channels_last=true`", "not in fp16")
+    ]
 
 
 def test_every_backend_of_ours_has_a_column() -> None:
@@ -111,7 +151,7 @@ def test_no_cell_is_blank_and_every_refusal_has_a_reason() -> None:
         assert len(cells) == width - 2
         for text in cells:
             word = text.partition(" (")[0]
-            assert word in ("honoured", "refused", "not applicable"), row
+            assert word in typing.get_args(settings.Word), row
             assert (word == "honoured") == ("(" not in text), row
 
 

@@ -305,6 +305,31 @@ def test_a_cache_that_could_not_be_filled_says_why(told: Told) -> None:
     )
 
 
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
+
+
+def test_a_terminal_takes_the_line_about_caches_away_when_the_run_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    cases = [a_progressing(name) for name in "ab"]
+    shown = TerminalProgress(stream)
+    shown.begin(cases)
+    shown.precompile(cases)
+    assert HIDDEN in stream.getvalue()
+    assert SHOWN not in stream.getvalue()
+    shown.over()
+    assert stream.getvalue().rindex(SHOWN) > stream.getvalue().rindex(HIDDEN)
+
+
+def test_plain_lines_end_with_the_last_record(told: Told) -> None:
+    told.progress.begin([a_progressing()])
+    told.lines()
+    told.progress.over()
+    assert told.lines() == []
+
+
 def test_a_terminal_keeps_a_line_about_what_could_not_be_compiled_alone() -> None:
     stream = Terminal()
     cases = [a_progressing(name) for name in "ab"]

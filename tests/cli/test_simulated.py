@@ -22,8 +22,8 @@ from bench.scenarios.errors import ScenarioError
 from tests.builders import a_case, a_record, launches_of
 from tests.run.test_rounds import a_plan
 
-REAL = Device(model="Core", count=1)
-PRETENDED = Device(model="Core", count=1, simulated=True)
+CORE = Device(model="Core", count=1)
+REAL, PRETENDED = False, True
 
 
 def core(*, simulated: bool, available: bool = True) -> Probe:
@@ -34,13 +34,13 @@ def stored(*records: Record) -> list[Stored]:
     return [Stored(record, Path("results"), Path(f"runs/{record.id}.json")) for record in records]
 
 
-def measured(device: Device, *samples_per_s: float, case: str = "x") -> Record:
+def measured(simulated: bool, *samples_per_s: float, case: str = "x") -> Record:
     session = f"session-of-{samples_per_s}"
     launches = launches_of(*samples_per_s, session=session)
-    return a_record(case, device=device, launches=launches, session=session)
+    return a_record(case, device=CORE, simulated=simulated, launches=launches, session=session)
 
 
-def compared(a: Device, b: Device, format: str, cases: tuple[str, ...] = ("x",)) -> str:  # noqa: A002
+def compared(a: bool, b: bool, format: str, cases: tuple[str, ...] = ("x",)) -> str:  # noqa: A002
     rows = compare_folders(
         stored(*(measured(a, 34.1, 34.2, 34.0, case=case) for case in cases)),
         stored(*(measured(b, 38.1, 38.2, 38.0, case=case) for case in cases)),
@@ -72,7 +72,7 @@ class TestComparison:
         assert "a_simulated" in compared(PRETENDED, PRETENDED, "csv").splitlines()[0]
 
     @pytest.mark.parametrize(("a", "b", "name"), [(PRETENDED, REAL, "A"), (REAL, PRETENDED, "B")])
-    def test_one_of_each_gets_no_ratio(self, a: Device, b: Device, name: str) -> None:
+    def test_one_of_each_gets_no_ratio(self, *, a: bool, b: bool, name: str) -> None:
         told = compared(a, b, "markdown")
         assert "| INVALID |" in told
         assert f"the device of {name} is simulated, and the other is real" in told
@@ -101,8 +101,7 @@ class TestSides:
 def progressing(*, simulated: bool) -> Progressing:
     planned: Planned = a_plan("x", probe=core(simulated=simulated))
     case = Progressing(planned, wanted=3)
-    device = PRETENDED if simulated else REAL
-    [case.stored] = stored(measured(device, 34.1, 34.2, 34.0))
+    [case.stored] = stored(measured(simulated, 34.1, 34.2, 34.0))
     return case
 
 
@@ -141,8 +140,8 @@ class TestRecord:
     def test_whatever_else_is_to_be_said_follows(self, fields: dict[str, object]) -> None:
         case = a_case("x")
         real, pretended = (
-            verdict(a_record(case, device=device, **fields))  # type: ignore[arg-type]
-            for device in (REAL, PRETENDED)
+            verdict(a_record(case, simulated=simulated, **fields))  # type: ignore[arg-type]
+            for simulated in (REAL, PRETENDED)
         )
         assert pretended.short.startswith("The device was simulated")
         assert pretended.sentences[1:] == real.sentences
@@ -153,7 +152,7 @@ class TestRecord:
         )
         launches = launches_of(34.1, 34.2, audit=[check])
         record = a_record(
-            device=PRETENDED,
+            simulated=True,
             launches=launches,
             verdict=Verdict.SUSPECT,
             verdict_reason="fence_waits: 40 %",
@@ -163,7 +162,7 @@ class TestRecord:
 
     @pytest.mark.parametrize(("device", "green"), [(REAL, True), (PRETENDED, False)])
     def test_its_head_is_green_for_a_real_one_alone(
-        self, device: Device, green: bool, monkeypatch: pytest.MonkeyPatch
+        self, *, device: bool, green: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm")

@@ -131,8 +131,7 @@ class TestTwoRecords:
     ) -> None:
         def side(name: str, its_session: str) -> Stored:
             simulated = pretended in (name, "both")
-            device = Device(model="Core", count=1, simulated=simulated)
-            return one(name, 100.0, 101.0, 99.0, session=its_session, device=device)
+            return one(name, 100.0, 101.0, 99.0, session=its_session, simulated=simulated)
 
         a, b = side("a", "one"), side("b", session)
         if pretended in ("a", "b"):
@@ -145,8 +144,8 @@ class TestTwoRecords:
         assert found.b is not None
         assert found.a.simulated is found.b.simulated is (pretended == "both")
 
-    def test_a_side_without_a_device_says_nothing_about_the_other(self) -> None:
-        simulated = one("a", 1.0, 2.0, device=Device(model="Core", count=1, simulated=True))
+    def test_a_side_without_a_number_says_nothing_about_the_other(self) -> None:
+        simulated = one("a", 1.0, 2.0, simulated=True)
         gone = stored(a_record("b", outcome=Outcome.UNAVAILABLE, reason="no driver", device=None))
         assert compare(simulated, gone, 2.0).reason == "B has no number (unavailable): no driver"
 

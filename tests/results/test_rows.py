@@ -76,8 +76,10 @@ class TestFigures:
         assert row.knobs["data.workers"] == 0
 
     def test_a_row_says_which_software_ran_it_and_whether_its_device_was_pretended(self) -> None:
-        pretended = Device(model="simulated core", count=1, flavour="xla", simulated=True)
-        rows = rows_by_case(a_record("real"), a_record("pretended", device=pretended))
+        pretended = Device(model="simulated core", count=1, flavour="xla")
+        rows = rows_by_case(
+            a_record("real"), a_record("pretended", device=pretended, simulated=True)
+        )
         assert (rows["real"].flavour, rows["real"].simulated) == (None, False)
         assert (rows["pretended"].flavour, rows["pretended"].simulated) == ("xla", True)
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.results import store as store_module
-from bench.results.record import Device, Outcome, Phase, Record
+from bench.results.record import Outcome, Phase, Record
 from bench.results.store import Store, StoreError, load, new_id
 from tests.builders import a_record
 
@@ -59,8 +59,7 @@ class TestAppend:
     def test_what_ran_on_a_simulated_device_lies_in_a_results_folder_of_its_own(
         self, store: Store
     ) -> None:
-        pretended = Device(model="simulated core", count=1, simulated=True)
-        real, simulated = a_record(), a_record(device=pretended)
+        real, simulated = a_record(), a_record(simulated=True)
         for record in (real, simulated):
             store.append(record)
         assert [stored.record for stored in store.records()] == [real]
@@ -69,7 +68,7 @@ class TestAppend:
         assert [stored.record for stored in store.simulated().records()] == [simulated]
 
     def test_it_is_not_read_where_nothing_real_was_recorded_yet(self, store: Store) -> None:
-        store.append(a_record(device=Device(model="simulated core", count=1, simulated=True)))
+        store.append(a_record(simulated=True))
         assert list(store.records()) == []
         assert store.problems == []
 

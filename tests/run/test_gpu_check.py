@@ -32,7 +32,7 @@ def a_row(case: str = "compiled", **changes: Any) -> dict[str, Any]:
         "reason": None,
         "verdict": "measured",
         "verdict_reason": None,
-        "learns": None,
+        "learns": True,
         "health_reason": None,
         "samples_per_s": 100.0,
         "mfu": 0.5,
@@ -58,28 +58,72 @@ def test_tests_hold_where_some_ran_and_none_failed(
     assert bounds.tests_pass(REPORT.format(*counts), code).holds is holds
 
 
+REFUSED = {"outcome": "unsupported", "verdict": None, "learns": None, "reason": "no float8 here"}
+
+
 @pytest.mark.parametrize(
-    ("changes", "code", "holds"),
+    ("changes", "code", "told"),
     [
-        ({}, 0, True),
-        ({"verdict": "noisy"}, 0, True),
-        ({"verdict": "suspect", "verdict_reason": "as_asked: fp32 ran"}, 0, False),
-        ({"outcome": "oom", "verdict": None, "reason": "80 GiB are not enough"}, 4, False),
-        ({"learns": True}, 0, True),
-        ({"learns": False, "health_reason": "its loss stands still"}, 0, False),
-        ({}, 4, False),
-        # All refused: nothing was measured.
-        ({"outcome": "unsupported", "verdict": None, "reason": "no"}, 0, False),
+        ({}, 0, None),
+        ({"verdict": "noisy"}, 0, None),
+        ({"verdict": "suspect", "verdict_reason": "as_asked: fp32 ran"}, 0, "as_asked: fp32 ran"),
+        (
+            {"outcome": "oom", "verdict": None, "learns": None, "reason": "80 GiB are not enough"},
+            4,
+            "oom: 80 GiB are not enough",
+        ),
+        (
+            {"learns": False, "health_reason": "its loss stands still"},
+            0,
+            "does not learn: its loss stands still",
+        ),
+        # What cannot be told was not shown.
+        (
+            {"learns": None, "health_reason": "the health pass ran out of time"},
+            0,
+            "is not known to learn: the health pass ran out of time",
+        ),
+        ({"learns": None}, 0, "is not known to learn: it was not looked at"),
+        # The device could, and something is missing or the batch does not fit.
+        (REFUSED, 0, "unsupported: no float8 here"),
     ],
 )
-def test_rows_hold_where_all_are_measured_or_refused(
-    bounds: ModuleType, changes: dict[str, Any], code: int, holds: bool
+def test_rows_hold_where_all_are_measured_and_learn(
+    bounds: ModuleType, changes: dict[str, Any], code: int, told: str | None
 ) -> None:
-    found = bounds.rows_can_be_believed("ladder", [a_row(**changes)], code)
-    assert found.holds is holds
-    named = ("reason", "verdict_reason", "health_reason")
-    told = next((changes[name] for name in named if changes.get(name)), "")
-    assert changes.get("outcome") == "unsupported" or told in found.figures
+    rows = [a_row("other"), a_row(**changes)]
+    found = bounds.rows_can_be_believed("ladder", bounds.Ran(rows, code))
+    assert found.holds is (told is None)
+    measured = sum(row["outcome"] == "ok" for row in rows)
+    figures = f"{measured} of 2 cases measured, exit code {code}"
+    assert found.figures == (figures if told is None else f"{figures}; compiled: {told}")
+
+
+def test_rows_of_a_command_that_failed_do_not_hold(bounds: ModuleType) -> None:
+    assert not bounds.rows_can_be_believed("ladder", bounds.Ran([a_row()], 4)).holds
+
+
+def test_a_case_that_no_such_device_runs_is_named_and_no_fault(bounds: ModuleType) -> None:
+    rows = [a_row(), a_row("fp8", **REFUSED)]
+    found = bounds.rows_can_be_believed("ladder", bounds.Ran(rows, 0, {"fp8", "tf32"}))
+    assert found.holds
+    assert found.figures == "1 of 2 cases measured, exit code 0; no such device runs fp8"
+    # All refused: nothing was measured.
+    assert not bounds.rows_can_be_believed("ladder", bounds.Ran(rows[1:], 0, {"fp8"})).holds
+    failed = [a_row(), a_row("fp8", **{**REFUSED, "outcome": "crash"})]
+    assert not bounds.rows_can_be_believed("ladder", bounds.Ran(failed, 0, {"fp8"})).holds
+
+
+def test_rows_that_were_not_to_be_looked_at_for_learning_hold_and_say_so(
+    bounds: ModuleType,
+) -> None:
+    ran = bounds.Ran([a_row(learns=None)], 0, unwatched="measure.health=false")
+    found = bounds.rows_can_be_believed("ladder", ran)
+    assert found.holds
+    assert found.figures.endswith("whether they learn was not looked at (measure.health=false)")
+    assert bounds.enough_of_the_peak(ran).holds
+    idle = bounds.Ran([a_row(learns=False)], 0, unwatched="measure.health=false")
+    assert not bounds.rows_can_be_believed("ladder", idle).holds
 
 
 @pytest.mark.parametrize(
@@ -112,7 +156,7 @@ def test_a_suspect_launch_of_the_harness_shows_nothing(bounds: ModuleType) -> No
 class TestPeak:
     @pytest.mark.parametrize(("mfu", "holds"), [(0.45, True), (0.4499, False), (None, False)])
     def test_it_takes_45_percent(self, bounds: ModuleType, mfu: float | None, holds: bool) -> None:
-        assert bounds.enough_of_the_peak([a_row(mfu=mfu)]).holds is holds
+        assert bounds.enough_of_the_peak(bounds.Ran([a_row(mfu=mfu)], 0)).holds is holds
 
     def test_only_compiled_amp_bf16_that_can_be_believed_counts(self, bounds: ModuleType) -> None:
         rows = [
@@ -120,11 +164,13 @@ class TestPeak:
             a_row("eager", settings="precision=amp-bf16", mfu=0.8),
             a_row("lie", verdict="suspect", mfu=0.7),
             a_row("idle", learns=False, mfu=0.6),
+            a_row("unknown", learns=None, mfu=0.6),
             a_row("slow", mfu=0.3),
             a_row("best", mfu=0.4),
         ]
-        assert bounds.best_compiled(rows)["case"] == "best"
-        found = bounds.enough_of_the_peak(rows)
+        ran = bounds.Ran(rows, 0)
+        assert bounds.best_compiled(ran)["case"] == "best"
+        found = bounds.enough_of_the_peak(ran)
         assert not found.holds
         assert found.figures == "40.0% of 989 TFLOP/s of NVIDIA H200 in bf16 (best)"
         assert str(found).startswith("MISSED  amp-bf16, compiled, uses 45% of the dense")
@@ -138,27 +184,34 @@ class TestPeak:
             a_row("fast", samples_per_s=80.0, mfu=None),
             a_row("none", outcome="oom", verdict=None, samples_per_s=None, mfu=None),
         ]
-        assert bounds.to_profile(rows)["case"] == "fast"
-        assert bounds.to_profile([*rows, a_row("most", samples_per_s=70.0)])["case"] == "most"
-        assert bounds.to_profile([rows[0], rows[3]]) is None
+        most = a_row("most", samples_per_s=70.0)
+        assert bounds.to_profile(bounds.Ran(rows, 0))["case"] == "fast"
+        assert bounds.to_profile(bounds.Ran([*rows, most], 0))["case"] == "most"
+        assert bounds.to_profile(bounds.Ran([rows[0], rows[3]], 0)) is None
 
 
 def test_the_gain_is_over_the_loop_and_never_of_a_suspect(bounds: ModuleType) -> None:
-    rows = [a_row("lie", verdict="suspect", samples_per_s=900.0), a_row(samples_per_s=300.0)]
-    assert bounds.gain(rows, [100.0, 400.0]) == "best rung: compiled, 1.50 times the loop's rate"
-    assert "no rung can be believed" in bounds.gain([rows[0]], [100.0])
+    lie = a_row("lie", verdict="suspect", samples_per_s=900.0)
+    ran = bounds.Ran([lie, a_row(samples_per_s=300.0)], 0)
+    assert bounds.gain(ran, [100.0, 400.0]) == "best rung: compiled, 1.50 times the loop's rate"
+    assert "no rung can be believed" in bounds.gain(bounds.Ran([lie], 0), [100.0])
 
 
-def test_a_rung_that_does_not_learn_is_left_out_of_the_gain_and_named(bounds: ModuleType) -> None:
-    rows = [a_row("idle", learns=False, samples_per_s=900.0), a_row(samples_per_s=300.0)]
-    assert bounds.gain(rows, [200.0]) == (
-        "best rung: compiled, 1.50 times the loop's rate (left out, as they do not learn: idle)"
+@pytest.mark.parametrize("learns", [False, None])
+def test_a_rung_that_is_not_known_to_learn_is_left_out_of_the_gain_and_named(
+    bounds: ModuleType, learns: bool | None
+) -> None:
+    idle = a_row("idle", learns=learns, samples_per_s=900.0)
+    other = a_row(samples_per_s=300.0)
+    assert bounds.gain(bounds.Ran([idle, other], 0), [200.0]) == (
+        "best rung: compiled, 1.50 times the loop's rate "
+        "(left out, as they are not known to learn: idle)"
     )
-    assert bounds.gain(rows[:1], [200.0]) == (
+    assert bounds.gain(bounds.Ran([idle], 0), [200.0]) == (
         "no rung can be believed, so none is held against the loop "
-        "(left out, as they do not learn: idle)"
+        "(left out, as they are not known to learn: idle)"
     )
-    trained = [row | {"learns": True} for row in rows]
+    trained = bounds.Ran([idle | {"learns": True}, other], 0)
     assert bounds.gain(trained, [200.0]) == "best rung: idle, 4.50 times the loop's rate"
 
 
@@ -193,12 +246,17 @@ def test_it_runs_to_its_end_with_a_tiny_model_on_the_cpu(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 1, done.stderr
     told = done.stdout
-    assert (results / "gpu-check.txt").read_text(encoding="utf-8") == told
+    [file] = results.glob("gpu-check-*.txt")
+    assert file.read_text(encoding="utf-8") == told
+    assert "options: --backend cpu --model small-vit" in told
+    assert str(tmp_path) not in told
+    assert "no such device runs tf32" in told
+    assert "whether they learn was not looked at (measure.health=false)" in told
     assert "holds   the tests of the device pass" in told
     # One pair has no interval, and no processor is in the table of peaks.
     assert "MISSED  harness / timm's loop is within 0.98 to 1.02" in told
     assert "over 1 pairs" in told
-    assert "no such row has an MFU" in told
+    assert "no such row that can be believed has an MFU" in told
     assert "profile of 5 steps of compiled: the device computed in" in told
     assert "best rung: " in told
     records = [stored.record for stored in Store(results).records()]

@@ -2,7 +2,7 @@
 
 The machine's files and the package are pretended, and torch computes on the host's processors: it
 proves the way of every setting to the environment, the device's part in a launch, and nothing about
-what a Neuron core makes of it. The real core is in `tests/run/test_neuron_runs.py`.
+what a Neuron core makes of it. The real core is in `tests/run/test_neuron_core.py`.
 """
 
 from __future__ import annotations
@@ -263,6 +263,22 @@ def test_a_graph_that_its_compiler_cannot_make_is_a_row_of_its_own_kind(
     (record,) = records(bench).values()
     assert record.outcome is Outcome.COMPILE_FAILED
     assert "NEFF compilation failed" in f"{record.reason}{record.log_tail}"
+
+
+def test_a_case_is_refused_where_an_import_overrules_its_options(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A worker imports torch, which imports TorchNeuron, before it opens the device."""
+    bed = on_the_bed(bench, tmp_path / "neuron") | {"FAKE_NEURON_APPENDS": "--optlevel=1"}
+    bench.start(
+        *("run", bench.scenario("overruled", "neuron: { optlevel: 3 }\n", HEAD), "--no-health"),
+        *("--backend", "neuron", "--format", "json"),
+        environment=bed,
+    ).wait(300.0)
+    (record,) = records(bench).values()
+    assert record.outcome is Outcome.UNSUPPORTED, record.reason
+    assert "NEURON_CC_FLAGS --optlevel" in (record.reason or "")
+    assert "changed what was chosen to 1" in (record.reason or "")
 
 
 def test_an_operator_that_runs_on_the_host_makes_a_row_suspect(

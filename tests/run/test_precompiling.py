@@ -444,11 +444,32 @@ class TestInterrupted:
         rounds.recover()
         rounds.run()
         assert rounds.interrupted
+        assert compiled.listener.is_over
         assert launches.orders == []
         (record,) = compiled.records().values()
         assert (record.requested.case, record.outcome) == ("a", Outcome.INTERRUPTED)
         assert len(record.launches) == 1
         assert compiled.kept() == ["print-a.jsonl"]
+
+    def test_where_nothing_is_recorded_the_listener_is_told_all_the_same(
+        self, compiled: Precompiling
+    ) -> None:
+        """Else the line about the caches would go on turning, and the cursor stay hidden."""
+        asked = threading.Event()
+
+        class Stopped(Workshop):
+            def untimed(self, order: Order, stop: Callable[[], bool], notes: bool) -> Any:
+                assert not compiled.listener.is_over
+                asked.set()
+                raise Interrupted(Phase.FIRST_STEP)
+
+        rounds = compiled.rounds([inductor("a"), inductor("b", 1)], Recorder(), stop=asked.is_set)
+        rounds._precompiler = Precompiler(1, Stopped().untimed)
+        rounds.run()
+        assert rounds.interrupted
+        assert compiled.records() == {}
+        assert compiled.listener.log == ["begin 2", "precompile a b"]
+        assert compiled.listener.is_over
 
     def test_a_case_that_was_recorded_before_stays_recorded(self, compiled: Precompiling) -> None:
         asked = threading.Event()

@@ -64,6 +64,7 @@ class Quiet:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.is_over = False
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self.log.append(f"begin {len(cases)}")
@@ -91,6 +92,9 @@ class Quiet:
 
     def recorded(self, case: Progressing) -> None:
         self.log.append(f"record {case.planned.case.case}")
+
+    def over(self) -> None:
+        self.is_over = True
 
 
 def launch_for(order: Order, samples_per_s: float) -> Launch:

@@ -151,9 +151,15 @@ def test_another_backend_device_or_world_is_another_series(where: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "what", [{"versions": {"torch": "2.10"}}, {"versions": {}}, {"measurement": 2}]
+    "what",
+    [
+        {"versions": {"torch": "2.10"}},
+        {"versions": {}},
+        {"measurement": 2},
+        {"flags": {"NEURON_CC_FLAGS": "--auto-cast=none"}},
+    ],
 )
-def test_other_software_or_another_method_is_another_fingerprint(what: dict[str, Any]) -> None:
+def test_other_software_flags_or_method_is_another_fingerprint(what: dict[str, Any]) -> None:
     assert fingerprint(Knobs(), Measure()) != fingerprint(Knobs(), Measure(), **what)
 
 
@@ -184,6 +190,15 @@ def test_what_cannot_act_keeps_the_fingerprint(
     knobs = Knobs.model_validate({"task": task})
     before, after = (Measure.model_validate(around | more) for more in ({}, idle))
     assert fingerprint(knobs, before) == fingerprint(knobs, after)
+
+
+def test_a_knob_that_is_null_is_in_no_key() -> None:
+    """Else every new knob would cut the history of all cases. These two change for no such reason.
+
+    They do change with a default, which is another case.
+    """
+    assert None in identity.fields_of(Knobs(), Identity.TREATMENT).values()
+    assert (identity.work_key(Knobs()), series(Knobs())) == ("afc6b7cc2b271275", "4b1a217a64946ac7")
 
 
 def test_a_default_and_the_same_value_written_out_are_one_work() -> None:

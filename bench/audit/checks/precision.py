@@ -46,7 +46,8 @@ def precision_ran(evidence: Evidence) -> Finding:
     half must be float8: the linear layers are, while attention and the classifier stay in bfloat16.
     The second witness is a product of known float32 matrices under the same settings: the format to
     which it rounds shows what no type does: TF32, or a compiler that casts. There the first witness
-    can only show that something else was asked for, and the second must be heard.
+    can only show that something else was asked for, and the second must be heard. A product that
+    comes back as no number fails, whatever was asked for.
     """
     found, asked = evidence.inspection, evidence.knobs.precision
     if found is None:
@@ -64,7 +65,7 @@ def precision_ran(evidence: Evidence) -> Finding:
     if cast is not None or asked == "tf32":
         graph, in_graph = None if graph else graph, f"{in_graph} ({_ROUNDED_UNSEEN})"
         # A product that was computed, and that rounds to nothing known, did not round as asked.
-        product = False if product is None and found.matmul_error is not None else product
+        product = False if product is None and found.matmul_finite else product
     text = f"asked {named}: {in_graph}; {computed}"
     if graph is None and product is None:
         return NA, text
@@ -75,17 +76,18 @@ def flops_below_peak(evidence: Evidence) -> Finding:
     """The device did no more than it can do.
 
     The model's operations for a sample, times the samples per second of one device, must stay below
-    the published peak of exactly this device in the type of the products. A clock that stops too
-    early, or steps that never ran, can put it above. A device that is not in the table is not
+    the published peak of exactly this device in the type of the products: in the fastest, where
+    there are several. A clock that stops too early, or steps that never ran, can put it above. A
+    device that is not in the table is not
     judged, and never by the peak of another one.
     """
-    if evidence.peak is None:
+    if not evidence.peaks:
         if evidence.inspection is None:
             return NA, _NOT_LOOKED_AT
-        return NA, "no peak is known for this device in the type of its products"
+        return NA, "no peak is known for this device in every type of its products"
     if evidence.flops_per_sample is None or evidence.samples_per_s is None:
         return NA, "the operations of a sample are not known"
-    peak = evidence.peak
+    peak = max(evidence.peaks, key=lambda peak: peak.flops_per_s)
     achieved = evidence.flops_per_sample * evidence.samples_per_s
     text = (
         f"{achieved / 1e12:.4g} TFLOP/s on a device, {achieved / peak.flops_per_s:.1%} of the "
@@ -110,6 +112,8 @@ def _graph(found: Inspection, wanted: str) -> tuple[bool | None, str]:
 
 def _product(found: Inspection, wanted: str) -> tuple[bool | None, str]:
     """Return whether the known product rounds as wanted, and how it does."""
+    if found.matmul_finite is False:
+        return False, "a known product came back as NaN or infinity"
     if found.matmul_format is None and found.matmul_error is not None and wanted == "fp32":
         # Of known formats fp32 keeps the most digits: what keeps fewer is none of them, nor fp32.
         return False, (
