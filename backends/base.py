@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from bench.backends import peaks
 from bench.backends.peaks import Peak
-from bench.scenarios.schema import Knobs, Strict
+from bench.scenarios.schema import FLOAT8, Knobs, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ class Probe(Strict):
     device_count: int = 0
     flavour: str | None = None
     """Which of several software stacks answers under this name (a PJRT device type, say)."""
+    simulated: bool = False
+    """The device is pretended by a test bed: no figure is that of such a device."""
     preferred: int = 0
     """Among available backends, the highest is the default."""
     facts: dict[str, JsonValue] = {}
@@ -62,6 +64,10 @@ class Unsupported(Exception):  # noqa: N818 - an outcome, not an error
     def __init__(self, knob: str, value: JsonValue, reason: str) -> None:
         super().__init__(f"{knob}={value}: {reason}")
         self.refusal = Refusal(knob=knob, value=value, reason=reason)
+
+
+class CompileFailed(Exception):  # noqa: N818 - an outcome, not an error
+    """Raised where a compiler has given up; the message is what it said last."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,40 @@ class ClockRates:
     """What a fixed calculation takes on it; null: none is made there. Unit: microseconds."""
 
 
+@dataclass(frozen=True)
+class Precompilation:
+    """How the compile cache of a case is filled before its first launch, by `--precompile`.
+
+    An untimed run of a few steps does it, a process group like a launch; those of several cases are
+    alive at once.
+    """
+
+    alone: bool = False
+    """Nothing runs beside it: there is one device, or its compiler times what it chooses from."""
+    devices: tuple[str, ...] | None = None
+    """All devices by name, of which a run is shown as many as it has ranks and no other run has
+    them meanwhile; null: what there is is shared."""
+    shown_by: str | None = None
+    """The variable that shows a process some of them alone: their names, with commas between."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What else the run is told, beside the environment of the case."""
+    notes: bool = False
+    """Told so, the device notes the graphs and computes nothing, so that no value means anything.
+    `Backend.compile_noted` compiles them afterwards."""
+    compilers: int | None = None
+    """How many processes may do that at once; null: one for each CPU."""
+
+
 class Device(ABC):
     """A device opened in a worker. Methods are called on one thread only."""
 
     torch_device: torch.device
     process_group: ClassVar[str | None] = None
     """Name of torch.distributed's backend for this device; null: one process only."""
+    ddp_options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments that DistributedDataParallel needs on this device to be right."""
+    emulates_float8: ClassVar[bool] = False
+    """Whether products of float8 are computed by other products here. Its rows say so."""
 
     @abstractmethod
     def fence(self) -> None:
@@ -140,10 +174,11 @@ class Device(ABC):
         """
 
     def autocast(self, knobs: Knobs) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the forward pass: autocast for amp-bf16 and amp-fp16."""
+        """Return the context of the forward pass: autocast for amp-bf16, amp-fp16 and fp8."""
         import torch
 
         types = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+        types |= dict.fromkeys(FLOAT8, torch.bfloat16)
         if knobs.precision not in types:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=types[knobs.precision])
@@ -229,6 +264,23 @@ class Device(ABC):
         """Read the device's energy counter. Takes far less than a millisecond."""
         return EnergyCount(reason="this backend reads no energy counter")
 
+    def mark(self) -> Any:
+        """Note the moment at which the device will have done all that was issued so far.
+
+        Waits for nothing. Null: this device keeps no time of its own, or what is issued lies in no
+        queue in which a mark could stand.
+        """
+        return None
+
+    def between_s(self, earlier: Any, later: Any) -> float:
+        """Return the time between two marks, by the device's clock, after a fence. Unit: seconds.
+
+        Args:
+            earlier: Of `mark`, not null.
+            later: A mark that was made after it.
+        """
+        raise NotImplementedError("a device that makes marks tells the time between them")
+
     def clocks(self) -> ClockRates | None:
         """Read the device's clock and its reasons for running slower; null: neither is told.
 
@@ -278,7 +330,7 @@ class Device(ABC):
         Returns:
             A figure with its source; null: none is known for exactly this device and type.
         """
-        return peaks.load().find(device_model, dtype)
+        return peaks.load(peaks.users()).find(device_model, dtype)
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what the device says of itself."""
@@ -292,6 +344,13 @@ class Backend(ABC):
     """The planning half of an adapter, registered in the entry-point group `bench.backends`."""
 
     name: ClassVar[str]
+    families: ClassVar[Collection[str]] = ()
+    """Groups of knobs of one device family, as `neuron` is, that this adapter knows: it honours or
+    refuses each of them. All others are refused for it (`bench.backends.families`)."""
+    compiler_words: ClassVar[Collection[str]] = ()
+    """What an error says that the compiler has caused, where its class does not tell."""
+    memory_words: ClassVar[Collection[str]] = ()
+    """What an error says for want of the device's memory, where its class does not tell."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -300,6 +359,14 @@ class Backend(ABC):
     @abstractmethod
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the device in a worker whose environment is already that of `environment`."""
+
+    def devices(self) -> Mapping[str, Probe]:
+        """Return what `probe` finds on each kind of device that this adapter is for, by its title.
+
+        As on a machine with two of them where everything is installed. No machine is asked: the
+        page of settings is made of what `refusals` says to these (`bench.backends.settings`).
+        """
+        return {}
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Return the environment variables a case needs before its process starts."""
@@ -354,3 +421,31 @@ class Backend(ABC):
     def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
         """Return the environment that keeps compiled code in `folder`; null: nothing reads one."""
         return None
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Return how the cache of `compile_cache` is filled before the first launch.
+
+        Null: the case compiles nothing, so that there is nothing to do. A refusal: what it compiles
+        would not be there for its launches.
+        """
+        if self.compile_cache(knobs, probe, "") is None:
+            return Refusal(
+                knob="--precompile",
+                value=True,
+                reason=f"{self.name} keeps no compiled code from one process to the next",
+            )
+        return Precompilation(alone=True)
+
+    def compile_noted(self, jobs: int) -> int:
+        """Compile the graphs that an untimed run has noted, and return how many there were.
+
+        Runs in a child of its own, in the environment of the case and its cache, without a device.
+        Called only where `Precompilation.notes` is set.
+
+        Args:
+            jobs: How many to compile at once.
+
+        Raises:
+            CompileFailed: one of them cannot be compiled; what the compiler said was printed.
+        """
+        raise NotImplementedError("a backend whose devices note graphs compiles them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
@@ -17,14 +17,17 @@ from bench.backends.base import (
     Counters,
     Device,
     EnergyCount,
+    Precompilation,
     Probe,
     Refusal,
     World,
 )
 from bench.backends.host_clocks import HostClocks
 from bench.backends.rapl import Rapl
-from bench.scenarios.schema import Knobs
+from bench.scenarios.schema import FLOAT8, Knobs
 
+EMULATE_VARIABLE = "BENCH_EMULATE_FP8"
+"""Set to 1, it lets float8 be emulated, for tests: such a row says so and is suspect."""
 _REMEDY = 'install it with: pip install "accelbench[cpu]"'
 _NO_DEVICE_LOADER = "the CPU has no device loader: host batches are used where they lie"
 
@@ -49,6 +52,11 @@ class CpuBackend(Backend):
         compiler = os.environ.get("CXX", "g++")
         bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         warnings = []
+        emulated = os.environ.get(EMULATE_VARIABLE) == "1"
+        if emulated:
+            warnings.append(
+                f"{EMULATE_VARIABLE}=1: fp8 is emulated, for tests alone; its rows are suspect"
+            )
         if not bf16:
             warnings.append(
                 "this processor has no bfloat16 instructions: amp-bf16 and bf16 run by conversion "
@@ -61,12 +69,29 @@ class CpuBackend(Backend):
             device_count=1,
             preferred=10,
             facts={
+                "cpus": host.cpus_visible(),
                 "cxx": compiler if shutil.which(compiler) else None,
                 "bf16_instructions": bf16,
                 "fp16_instructions": bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
+                "float8_emulated": emulated,
+                "torchao": importlib.util.find_spec("torchao") is not None,
             },
             warnings=warnings,
         )
+
+    def devices(self) -> Mapping[str, Probe]:
+        """Describe processors without fp16 instructions, which most are, and with them."""
+        facts: dict[str, JsonValue] = {"cpus": 2, "cxx": "g++", "bf16_instructions": True}
+
+        def processor(fp16: bool) -> Probe:
+            return Probe(
+                backend=self.name,
+                available=True,
+                device_count=1,
+                facts={**facts, "fp16_instructions": fp16},
+            )
+
+        return {"cpu": processor(False), "cpu with fp16 instructions": processor(True)}
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Give each rank its threads, and keep gloo on the loopback."""
@@ -101,11 +126,12 @@ class CpuBackend(Backend):
                 refuse(f"loader.{name}", value, _NO_DEVICE_LOADER)
         if knobs.data.pin_memory:
             refuse("data.pin_memory", True, "there is no copy to a device that pinning could speed")
-        if knobs.processes > 1 and knobs.processes > host.cpus_visible():
+        cpus = probe.facts.get("cpus", host.cpus_visible())
+        if isinstance(cpus, int) and 1 < knobs.processes > cpus:
             refuse(
                 "processes",
                 knobs.processes,
-                f"only {host.cpus_visible()} CPUs are visible: ranks would share one",
+                f"only {cpus} CPUs are visible: ranks would share one",
             )
         return found
 
@@ -128,6 +154,12 @@ class CpuBackend(Backend):
             return None
         return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
 
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Let untimed runs share the processors, unless inductor times kernels to choose one."""
+        if knobs.compile != "inductor":
+            return None
+        return Precompilation(alone=(knobs.compile_mode or "").startswith("max-autotune"))
+
 
 def _no_such_precision(knobs: Knobs, probe: Probe) -> str | None:
     """Return why the precision cannot be had here; null: it can."""
@@ -135,6 +167,10 @@ def _no_such_precision(knobs: Knobs, probe: Probe) -> str | None:
         return "XLA_USE_BF16 is read by torch_xla alone"
     if knobs.precision == "tf32":
         return "TF32 is a format of NVIDIA's tensor cores"
+    if knobs.precision in FLOAT8 and not probe.facts.get("float8_emulated"):
+        return "no processor multiplies float8: it would be emulated, and slower than fp32"
+    if knobs.precision in FLOAT8 and not probe.facts.get("torchao"):
+        return 'torchao, which emulates it, is not installed: pip install "accelbench[fp8]"'
     if knobs.precision == "amp-fp16" and not probe.facts.get("fp16_instructions"):
         return (
             "this processor has no fp16 instructions: every product would be converted, and take "
@@ -147,6 +183,7 @@ class CpuDevice(Device):
     """The working half: work is done when a call returns, so the fence has nothing to wait for."""
 
     process_group: ClassVar[str | None] = "gloo"
+    emulates_float8: ClassVar[bool] = True
 
     def __init__(self, threads: int, *, alone: bool = True) -> None:
         import torch

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import JsonValue
 
 from bench.backends import host
-from bench.backends.base import Backend, Device, Probe, Refusal, World
-from bench.scenarios.schema import Knobs
+from bench.backends.base import Backend, Device, Precompilation, Probe, Refusal, World
+from bench.scenarios.schema import FLOAT8, Knobs
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 """Modes of inductor that record CUDA graphs and replay them."""
@@ -32,7 +33,9 @@ _NO_DEVICE_LOADER = (
     "it is a queue of torch_xla's device loader; here data.workers and data.prefetch prepare "
     "batches, and one is copied ahead"
 )
-_AMPERE, _VOLTA = (8, 0), (7, 0)
+_ADA, _AMPERE, _VOLTA = (8, 9), (8, 0), (7, 0)
+_FLOAT8_ON_AMD = ("gfx942", "gfx950", "gfx120")
+"""Architectures for which torch has scaled float8 products under ROCm."""
 
 
 class CudaBackend(Backend):
@@ -64,6 +67,28 @@ class CudaBackend(Backend):
 
         return cuda_probe.ask(torch)
 
+    def devices(self) -> Mapping[str, Probe]:
+        """Describe NVIDIA's generations as far as they differ here, and AMD's under ROCm."""
+
+        def gpus(flavour: str = "cuda", **told: JsonValue) -> Probe:
+            facts: dict[str, JsonValue] = {"nccl": "2", "alike": True, "torchao": True}
+            facts |= {"triton": True, "cc": "gcc", **told}
+            return Probe(
+                backend=self.name,
+                available=True,
+                device_model="such a GPU",
+                device_count=2,
+                flavour=flavour,
+                facts=facts,
+            )
+
+        return {
+            "cuda, from 8.9 (Ada, Hopper, Blackwell)": gpus(capability=[9, 0]),
+            "cuda, 8.0 to 8.7 (Ampere)": gpus(capability=[8, 0]),
+            "cuda, 7.0 to 7.5 (Volta, Turing)": gpus(capability=[7, 5]),
+            "cuda, AMD under ROCm (MI300)": gpus("rocm", capability=None, arch="gfx942"),
+        }
+
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Give each rank its threads, and leave the choice of TF32 to the case.
 
@@ -74,7 +99,12 @@ class CudaBackend(Backend):
 
     def refusals(self, knobs: Knobs, probe: Probe) -> list[Refusal]:
         """Refuse what these GPUs, or this installation, cannot do."""
-        return [*_precision(knobs, probe), *_compiling(knobs, probe), *_layout(knobs, probe)]
+        return [
+            *_precision(knobs, probe),
+            *_float8(knobs, probe),
+            *_compiling(knobs, probe),
+            *_layout(knobs, probe),
+        ]
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the GPU whose number is this rank's local one.
@@ -113,6 +143,20 @@ class CudaBackend(Backend):
             "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
             "TRITON_CACHE_DIR": str(Path(folder) / "triton"),
         }
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Give each untimed run GPUs of its own: two would share a memory that is made for one.
+
+        Inductor and Triton also time kernels there, to choose one.
+        """
+        if knobs.compile != "inductor":
+            return None
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = shown.split(",") if shown else [str(number) for number in range(probe.device_count)]
+        # AMD's runtime has variables of its own beside this one, which may choose already.
+        if probe.flavour == "rocm" or not names:
+            return Precompilation(alone=True)
+        return Precompilation(devices=tuple(names), shown_by="CUDA_VISIBLE_DEVICES")
 
     def _no_device(self) -> tuple[str, str] | None:
         """Return why there is no GPU to open, with what to do; null: one is visible."""
@@ -158,6 +202,31 @@ def _precision(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
         yield refusal(
             f"{probe.device_model} has compute capability {_named(probe)}, and the tensor cores "
             f"multiply {kind} from 8.0 on; amp-fp16 is what it has"
+        )
+
+
+def _float8(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
+    asked = knobs.precision
+    if asked not in FLOAT8:
+        return
+
+    def refusal(reason: str) -> Refusal:
+        return Refusal(knob="precision", value=asked, reason=reason)
+
+    if probe.flavour == "rocm":
+        if not str(probe.facts.get("arch")).startswith(_FLOAT8_ON_AMD):
+            yield refusal("AMD's GPUs multiply float8 from MI300 and RDNA4 on, and this is none")
+    elif _below(_ADA, probe):
+        yield refusal(
+            f"{probe.device_model} has compute capability {_named(probe)}, and the tensor cores "
+            "multiply float8 from 8.9 on"
+        )
+    if not probe.facts.get("torchao"):
+        yield refusal('torchao is not installed: pip install "accelbench[fp8]"')
+    if knobs.compile != "inductor":
+        yield refusal(
+            "only a compiler fuses the casts to float8 into the kernels around them, and without "
+            "it they cost more than the products gain: set compile=inductor"
         )
 
 

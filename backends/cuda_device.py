@@ -101,13 +101,23 @@ class CudaDevice(Device):
         """Read the driver's counter of this GPU."""
         return self._gpu.energy()
 
+    def mark(self) -> Any:
+        """Record an event on the stream that computes."""
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self.torch_device))
+        return event
+
+    def between_s(self, earlier: Any, later: Any) -> float:
+        """Return what the GPU's clock read between two events. It ticks in half microseconds."""
+        return float(earlier.elapsed_time(later)) / 1e3
+
     def clocks(self) -> ClockRates | None:
         """Read the clock of the multiprocessors, and what has held it back."""
         return self._gpu.clocks()
 
     def describe(self) -> dict[str, JsonValue]:
         """Read back what torch and the driver would otherwise decide unseen."""
-        cuda_flags = torch.backends.cuda
+        cuda_flags: Any = torch.backends.cuda
         reserved = self._memory("reserved_bytes.all.current")
         split = self._memory("inactive_split_bytes.all.current")
         counted = self._dynamo.counters()

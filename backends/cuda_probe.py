@@ -66,6 +66,8 @@ def ask(torch: Any, telemetry: Callable[[str], Telemetry] = nvml.find) -> Probe:
         "alike": len({model.name for model in models}) == 1,
         "triton": importlib.util.find_spec("triton") is not None,
         "cc": _c_compiler(),
+        "torchao": importlib.util.find_spec("torchao") is not None,
+        "arch": str(first.gcnArchName) if hip else None,
         "tf32_forbidden": os.environ.get("NVIDIA_TF32_OVERRIDE") == "0",
     }
     # What a later moment may tell differently belongs to the launch that saw it.

@@ -8,6 +8,7 @@ part. Torch-free.
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -16,6 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 from bench.scenarios.schema import Strict
 
 SHIPPED: Final = Path(__file__).parent / "peaks.json"
+VARIABLE: Final = "BENCH_PEAKS"
+"""Environment variable that names a table of the user's own."""
 
 Type = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -110,6 +113,12 @@ def load(path: Path | None = None) -> Peaks:
         PeaksError: the file cannot be read, or is no table of peaks.
     """
     return Peaks(_shipped()) if path is None else Peaks(_read(path), _shipped())
+
+
+def users() -> Path | None:
+    """Return the table of the user's own that the environment names; null: it names none."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
 
 
 @functools.cache

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _FIRST_TWO, _AFTER_THE_BIAS = (0, 1), (1, 2)
 _OPERANDS = {
     **dict.fromkeys(("mm", "bmm", "mv", "matmul", "linear"), _FIRST_TWO),
-    **dict.fromkeys(("_scaled_mm", "_grouped_mm", "_scaled_grouped_mm", "_int_mm"), _FIRST_TWO),
+    **dict.fromkeys(("_scaled_mm", "_scaled_mm_v2", "_int_mm"), _FIRST_TWO),
+    **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm"), _FIRST_TWO),
     **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _FIRST_TWO),
     # Under inference_mode what is composed of other operators is dispatched whole.
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "scaled_dot_product_attention"), _FIRST_TWO),

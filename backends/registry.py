@@ -15,12 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bench
+from bench.backends import asked_once
 from bench.backends.base import Backend, Probe
 from bench.backends.temporary import remedy, temporary_folder, told
 
 GROUP = "bench.backends"
 PROBE_TIMEOUT_S = 180.0
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_FIRST_RANK_S = 30.0
+"""How much later than its own probe that of the machine's first rank may answer."""
+_RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "TORCHELASTIC_RUN_ID",
+)
+"""A probe is no rank: by the last of these a library knows one, and joins the others."""
 
 
 class BackendError(Exception):
@@ -96,7 +107,7 @@ class Prober:
 
         Raises:
             BackendError: no such backend.
-        TemporaryError: there is nowhere for the child to answer.
+            TemporaryError: there is nowhere for the child to answer.
         """
         if name not in self._found:
             self._found[name] = self._ask(name)
@@ -114,7 +125,16 @@ class Prober:
             if name not in names():
                 raise
             return _unavailable(name, str(error), "repair or remove the package that registers it")
-        return _ask_child(name, self._timeout_s, self._interpreter)
+        found = asked_once.probe(
+            name,
+            lambda: _ask_child(name, self._timeout_s, self._interpreter),
+            self._timeout_s + _FIRST_RANK_S,
+        )
+        return found or _unavailable(
+            name,
+            "the first rank of this machine, which probes for all, has not answered",
+            "look at what that rank printed",
+        )
 
 
 def _ask_child(name: str, timeout_s: float, interpreter: str) -> Probe:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_OF_ONE_RUN = (
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 _ROOM = "free some space in the folder for temporary files, or name another folder with TMPDIR"
 _PLACE = "name a folder that this user may write to with TMPDIR"
 _REMEDIES = {
@@ -47,6 +55,33 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
         raise TemporaryError(error) from error
     with made as folder:
         yield Path(folder)
+
+
+def shared_folder(prefix: str, *words: str) -> Path:
+    """Return a folder that the ranks of one machine share under torchrun, made by the first to ask.
+
+    Every rank finds it by what torchrun told them all. A run's id may be the same for all runs, so
+    the process that started the ranks and the port they meet at are in the name too. Nobody removes
+    it but who knows that all are done.
+
+    Args:
+        prefix: Of its name.
+        words: What tells it from others of that prefix.
+
+    Raises:
+        TemporaryError: it cannot be made.
+    """
+    told_all = (os.environ.get(name, "") for name in _OF_ONE_RUN)
+    digest = hashlib.sha256("\0".join([str(os.getppid()), *told_all, *words]).encode())
+    try:
+        folder = Path(tempfile.gettempdir()) / f"{prefix}{digest.hexdigest()[:16]}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Anybody may have made it first where all may write: what lies there is believed.
+        if folder.lstat().st_uid != os.getuid():
+            raise PermissionError(errno.EACCES, "it belongs to another user", str(folder))
+    except OSError as error:
+        raise TemporaryError(error) from error
+    return folder
 
 
 def told(error: OSError) -> str:

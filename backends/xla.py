@@ -11,14 +11,15 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import JsonValue
 
 from bench.backends import host
-from bench.backends.base import Backend, Device, Probe, Refusal, World
-from bench.scenarios.schema import Knobs
+from bench.backends.base import Backend, Device, Precompilation, Probe, Refusal, World
+from bench.scenarios.schema import FLOAT8, Knobs
 
 LOADER_PREFETCH = 16
 DEVICE_PREFETCH = 8
@@ -34,6 +35,9 @@ _BARRIER_REMOVAL = "cse_barrier_expander"
 """The pass by which XLA's CPU compiler drops the barrier around a recomputation, before its
 common-subexpression elimination merges the recomputation with the original: nothing would be
 computed again."""
+_NO_CACHE_ON_CPU = (
+    "PJRT CPU writes a compile cache that it cannot load again: every launch compiles anew"
+)
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE, _ACCELERATOR_CLASS = "0x1ae0", "0x12"
 
@@ -42,10 +46,11 @@ class XlaBackend(Backend):
     """The planning half."""
 
     name: ClassVar[str] = "xla"
+    memory_words: ClassVar[Collection[str]] = ("RESOURCE_EXHAUSTED",)
 
     def probe(self) -> Probe:
         """Import torch_xla under the environment a case would get, and open its first device."""
-        if problem := _installation_problem():
+        if problem := installation_problem():
             return self._unavailable(*problem)
         pjrt = os.environ.get("PJRT_DEVICE") or ("TPU" if _usable_tpu() else "CPU")
         if pjrt not in _KNOWN_DEVICES:
@@ -53,7 +58,7 @@ class XlaBackend(Backend):
                 f"PJRT_DEVICE={pjrt} is a device that this adapter does not know",
                 f"unset PJRT_DEVICE, or set it to {' or '.join(_KNOWN_DEVICES)}",
             )
-        os.environ.update(_device_environment(pjrt))
+        os.environ.update(device_environment(pjrt))
         try:
             import torch_xla
             import torch_xla.core.xla_model as xm
@@ -81,13 +86,27 @@ class XlaBackend(Backend):
             warnings=_warnings(flavour),
         )
 
+    def devices(self) -> Mapping[str, Probe]:
+        """Describe the host's processors and a TPU."""
+
+        def device(pjrt: str, count: int) -> Probe:
+            return Probe(
+                backend=self.name,
+                available=True,
+                device_count=count,
+                flavour=pjrt,
+                facts={"pjrt": pjrt},
+            )
+
+        return {"xla on PJRT CPU": device("CPU", 1), "xla on a TPU": device("TPU", 2)}
+
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         """Choose the device, the type of a float32 and the size of the thread pool.
 
         All of these are read once, when torch_xla is imported or its runtime starts.
         """
         pjrt = str(probe.facts["pjrt"])
-        chosen = _device_environment(pjrt) | {
+        chosen = device_environment(pjrt) | {
             "XLA_USE_BF16": "1" if knobs.precision == "bf16-env" else "0",
             "XLA_DOWNCAST_BF16": "0",
         }
@@ -111,13 +130,6 @@ class XlaBackend(Backend):
         on_cpu = probe.facts.get("pjrt") == "CPU"
         if knobs.precision == "tf32":
             refuse("precision", "tf32", "TF32 is a format of NVIDIA's tensor cores")
-        if knobs.precision == "amp-fp16":
-            refuse(
-                "precision",
-                "amp-fp16",
-                "its loss scaling reads on the host, at every update, whether a gradient "
-                "overflowed, which cuts the graph there; amp-bf16 needs no scaling",
-            )
         if knobs.compile == "inductor":
             refuse(
                 "compile", "inductor", "inductor generates no code for XLA tensors; openxla does"
@@ -126,18 +138,9 @@ class XlaBackend(Backend):
             refuse("processes", knobs.processes, _WHY_ONE_PROCESS[on_cpu])
         if knobs.engine == "ddp":
             refuse("engine", "ddp", "ddp needs a process group, and one XLA process has none")
-        if knobs.optimizer_impl == "fused":
-            refuse("optimizer_impl", "fused", "torch has no fused update kernel for XLA tensors")
-        if knobs.optimizer_impl == "capturable":
-            refuse("optimizer_impl", "capturable", "it serves CUDA graphs, which XLA has not")
-        if knobs.channels_last:
-            refuse("channels_last", True, "XLA chooses the memory layout of every tensor itself")
         if knobs.threads is not None and not on_cpu:
             refuse("threads", knobs.threads, "the work runs on the TPU, not on host threads")
-        if knobs.data.pin_memory:
-            refuse("data.pin_memory", True, "transfers to an XLA device use no page-locked memory")
-        found += _loader_refusals(knobs)
-        return found
+        return [*found, *on_lazy_graphs(knobs)]
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the first XLA device of this process."""
@@ -176,6 +179,12 @@ class XlaBackend(Backend):
             return None
         return {"XLA_PERSISTENT_CACHE_PATH": folder, "XLA_PERSISTENT_CACHE_READ_ONLY": "0"}
 
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        """Compile one case after the other on a TPU, which is one process's; not on PJRT CPU."""
+        if probe.facts.get("pjrt") == "CPU":
+            return Refusal(knob="--precompile", value=True, reason=_NO_CACHE_ON_CPU)
+        return Precompilation(alone=True)
+
     def _unavailable(self, reason: str, remedy: str) -> Probe:
         return Probe(backend=self.name, available=False, reason=reason, remedy=remedy)
 
@@ -185,6 +194,40 @@ _WHY_ONE_PROCESS = {
     "returns its input without an error",
     False: "no exchange of gradients between processes has been shown to be real on this device",
 }
+
+
+_NO_FP16 = {
+    "train": "its loss scaling reads on the host, at every update, whether a gradient overflowed, "
+    "which cuts the graph there; amp-bf16 needs no scaling",
+    "infer": "torch_xla's autocast is for bfloat16: its own class switches itself off, with a "
+    "warning, for any other type; use amp-bf16",
+}
+
+
+def on_lazy_graphs(knobs: Knobs) -> list[Refusal]:
+    """Return what is refused wherever torch_xla builds the graphs."""
+    found: list[Refusal] = []
+
+    def refuse(knob: str, value: JsonValue, reason: str) -> None:
+        found.append(Refusal(knob=knob, value=value, reason=reason))
+
+    if knobs.precision in FLOAT8:
+        refuse(
+            "precision",
+            knobs.precision,
+            "torch_xla lowers none of the scaled float8 products that torchao makes",
+        )
+    if knobs.precision == "amp-fp16":
+        refuse("precision", "amp-fp16", _NO_FP16[knobs.task])
+    if knobs.optimizer_impl == "fused":
+        refuse("optimizer_impl", "fused", "torch has no fused update kernel for XLA tensors")
+    if knobs.optimizer_impl == "capturable":
+        refuse("optimizer_impl", "capturable", "it serves CUDA graphs, which XLA has not")
+    if knobs.channels_last:
+        refuse("channels_last", True, "XLA chooses the memory layout of every tensor itself")
+    if knobs.data.pin_memory:
+        refuse("data.pin_memory", True, "transfers to an XLA device use no page-locked memory")
+    return [*found, *_loader_refusals(knobs)]
 
 
 def _loader_refusals(knobs: Knobs) -> list[Refusal]:
@@ -211,7 +254,8 @@ def _loader_refusals(knobs: Knobs) -> list[Refusal]:
     return found
 
 
-def _device_environment(pjrt: str) -> dict[str, str]:
+def device_environment(pjrt: str) -> dict[str, str]:
+    """Return the variables by which torch_xla opens a device of that type, and nothing else."""
     if pjrt != "CPU":
         return {"PJRT_DEVICE": pjrt}
     return {
@@ -231,7 +275,7 @@ def _disabling(name: str, flags: str) -> str:
     return " ".join([*others, option + ",".join([*passes, name])])
 
 
-def _installation_problem() -> tuple[str, str] | None:
+def installation_problem() -> tuple[str, str] | None:
     """Return why torch_xla cannot be imported here, with a remedy; null: nothing speaks against."""
     if not sys.platform.startswith("linux"):
         return "torch_xla is built for Linux only", "run it on Linux, or in a Linux container"
@@ -239,13 +283,13 @@ def _installation_problem() -> tuple[str, str] | None:
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed", _REMEDY
     torch, torch_xla = (_installed(name) for name in ("torch", "torch_xla"))
-    if _minor(torch) != _minor(torch_xla):
+    if minor(torch) != minor(torch_xla):
         return (
             f"torch {torch} is installed beside torch_xla {torch_xla}: they share compiled code "
             "and must be of the same minor version",
             _REMEDY,
         )
-    if _minor(torch_xla) < _OLDEST:
+    if minor(torch_xla) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         return f"torch_xla {torch_xla} is older than {oldest}, the oldest supported", _REMEDY
     return None
@@ -258,7 +302,8 @@ def _installed(name: str) -> str:
         return "of unknown version"
 
 
-def _minor(version: str) -> tuple[int, ...]:
+def minor(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 

@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.backends.base import Probe
-from bench.results.record import CheckResult
+from bench.results.checks import failed
+from bench.results.record import CheckResult, Weight
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Order
@@ -50,6 +51,8 @@ class HarnessValue:
 
     samples_per_s: float
     failed_checks: list[str] = field(default_factory=list)
+    suspect_checks: list[str] = field(default_factory=list)
+    """Those of them by which the value may not be so."""
 
 
 WORKLOADS = {
@@ -129,8 +132,9 @@ def harness(probe: Probe, knobs: Knobs, *, seconds: float, seed: int, number: in
     result = launching.run(order, lambda _event: None, lambda: False)
     if isinstance(result, End):
         raise SideFailed(f"the harness: {result.outcome}: {result.reason}")
-    failed = [check.name for check in result.audit if check.result is CheckResult.FAIL]
-    return HarnessValue(result.samples_per_s, failed)
+    found = [check.name for check in result.audit if check.result is CheckResult.FAIL]
+    suspect = [check.name for check in failed([result], Weight.SUSPECT)]
+    return HarnessValue(result.samples_per_s, found, suspect)
 
 
 def command(name: str, arguments: Mapping[str, object]) -> list[str]:
@@ -143,28 +147,39 @@ def options(arguments: Mapping[str, object]) -> list[str]:
     return [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
 
 
-def script_environment(threads: int) -> dict[str, str]:
+def script_environment(threads: int | None) -> dict[str, str]:
     """Return the environment in which a script computes on the host with so many threads."""
+    if threads is None:
+        return dict(os.environ)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), str(threads))
     return {**os.environ, "PJRT_DEVICE": "CPU", **variables}
 
 
-def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
-    """Run a script of this folder and return the JSON document on its last line.
+def script(
+    name: str,
+    arguments: Mapping[str, object],
+    *,
+    threads: int | None = None,
+    flags: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run a script of this folder and return the JSON object on its last line.
 
     Args:
         name: Its file name.
         arguments: Options of its command line, without the dashes.
         threads: Given to every thread pool that reads the environment: OpenMP's and MKL's, and
-            that of XLA on the host's processors (NPROC).
+            that of XLA on the host's processors (NPROC). Null: each has its own way.
+        flags: Options without a value, with their dashes.
+        variables: The whole environment; null: our own, and what `threads` says.
 
     Raises:
-        SideFailed: it ended badly, or not at all.
+        SideFailed: it ended badly, or not at all, or its last line is no such document.
     """
     try:
         done = subprocess.run(
-            command(name, arguments),
-            env=script_environment(threads),
+            [*command(name, arguments), *flags],
+            env=script_environment(threads) if variables is None else dict(variables),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -175,4 +190,11 @@ def script(name: str, arguments: Mapping[str, object], *, threads: int) -> Any:
         raise SideFailed(f"{name} did not end within {TIMEOUT_S:g} s") from expired
     if done.returncode != 0:
         raise SideFailed(f"{name} ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    last = (done.stdout.splitlines() or [""])[-1]
+    try:
+        found = json.loads(last)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise SideFailed(f"{name} ended well, and its last line is no result: {last[-200:]!r}")
+    return found

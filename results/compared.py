@@ -19,6 +19,8 @@ class Side(Strict):
     case: str
     backend: str
     device: str | None
+    simulated: bool = False
+    """The device was pretended: no figure is that of such a device."""
     processes: int
     outcome: str
     verdict: str | None

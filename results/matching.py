@@ -142,7 +142,14 @@ def refusal_of(a: Record, b: Record) -> str | None:
             f"A was measured by method {a.measurement} and B by method {b.measurement} (field "
             "measurement): measure the older one again"
         )
+    if a.statistics is not None and b.statistics is not None and a.simulated != b.simulated:
+        return one_simulated("A" if a.simulated else "B")
     return None
+
+
+def one_simulated(name: str) -> str:
+    """Return why a side whose device was pretended is not held against one that is real."""
+    return f"the device of {name} is simulated, and the other is real: no ratio tells of either"
 
 
 def other_work(a: Knobs, b: Knobs) -> str | None:
@@ -271,6 +278,7 @@ def _side(stored: Stored) -> Side:
         case=record.requested.case,
         backend=record.backend,
         device=None if record.device is None else record.device.model,
+        simulated=record.simulated,
         processes=record.processes,
         outcome=record.outcome.value,
         verdict=None if record.verdict is None else record.verdict.value,

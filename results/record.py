@@ -210,6 +210,8 @@ class Inspection(Strict):
     separate products, or inside compiled code."""
     matmul_source: str | None = None
     """Where they were counted: dispatched operators, the traced graph, or the compiler's input."""
+    matmul_finite: bool | None = None
+    """Whether a known product came back in numbers, not NaN or infinity; null: none was made."""
     matmul_error: float | None = None
     """Relative error of a product of float32 matrices computed under the case's own flags."""
     matmul_format: str | None = None
@@ -259,6 +261,22 @@ class Latency(Strict):
     p99_ms: float | None
 
 
+class DeviceSteps(Strict):
+    """Times of single steps by the device's own clock, none of which was waited for.
+
+    A percentile is null where there are too few steps for it. Unit: milliseconds.
+    """
+
+    steps: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    sum_s: float
+    """Of all of them: from the first mark on the device to the last."""
+    host_s: float
+    """The same steps by the host's clock, fence to fence."""
+
+
 class Diagnostics(Strict):
     """The pass apart from the headline; never the source of a throughput in the table."""
 
@@ -278,6 +296,8 @@ class Diagnostics(Strict):
     naive_step_ms_median: float | None = None
     """Median of those per-step times. Unit: milliseconds."""
     latency: Latency | None = None
+    device_steps: DeviceSteps | None = None
+    """Of rank 0; null: the device keeps no time of its own, see `skipped` where it does."""
     skipped: list[str] = []
     """What of the pass does not apply or did not fit, and why."""
 
@@ -380,6 +400,16 @@ class Statistics(Strict):
     """For a precision target: whether the interval is as narrow as asked."""
 
 
+class Precompiled(Strict):
+    """What `--precompile` compiled before the first launch, of whose figures it is no part."""
+
+    compiles: int
+    """Compilations on rank 0, or graphs that were noted there and compiled beside each other."""
+    seconds: float
+    """Wall time of the untimed run and the compiler. Other cases may have been compiled meanwhile.
+    """
+
+
 class Environment(Strict):
     """Where it ran: an allow-list. No host name, user, path or secret."""
 
@@ -408,6 +438,7 @@ class Device(Strict):
     model: str
     count: int
     flavour: str | None = None
+    """Which of several software stacks ran it."""
 
 
 class Keys(Strict):
@@ -437,6 +468,11 @@ class Record(Strict):
     requested: Case
     backend: str
     device: Device | None = None
+    flavour: str | None = None
+    """Which of several software stacks goes by the backend's name there, also where it found no
+    device; records from before it came have it in `device` alone."""
+    simulated: bool = False
+    """A test bed pretends the device: figures are those of whatever computed in its place."""
     processes: int
     environment: Environment
     outcome: Annotated[Outcome, Field(strict=False)]
@@ -445,6 +481,8 @@ class Record(Strict):
     reason: str | None = None
     remedy: str | None = None
     log_tail: str | None = None
+    precompiled: Precompiled | None = None
+    """Null: nothing was compiled beforehand in the session that finished it."""
     launches: list[Launch] = []
     statistics: Statistics | None = None
     verdict: Annotated[Verdict | None, Field(strict=False)] = None

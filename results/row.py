@@ -17,6 +17,10 @@ class Row(Strict):
     case: str
     backend: str
     device: str | None = None
+    flavour: str | None = None
+    """Which of several software stacks ran it."""
+    simulated: bool = False
+    """The device was pretended by a test bed: no figure is that of such a device."""
     processes: int
     outcome: str | None = None
     """Null for a published claim: nothing ran."""

@@ -161,6 +161,8 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         case=record.requested.case,
         backend=record.backend,
         device=record.device.model if record.device else None,
+        flavour=record.flavour or (record.device.flavour if record.device else None),
+        simulated=record.simulated,
         processes=record.processes,
         outcome=record.outcome.value,
         reason=record.reason,

@@ -23,7 +23,10 @@ from bench.results.record import RECORD_SCHEMA_VERSION, Record, moment
 
 RUNS = "runs"
 _PROBE_BYTES = 64 * 1024
-_APART = {"cache", "published", "recorded", "scratch"}
+SIMULATED = "simulated"
+"""Folder inside a results folder for what ran on a pretended device: a results folder of its own,
+which nothing reads that is not pointed at it."""
+_APART = {"cache", "published", "recorded", "scratch", SIMULATED}
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _REMEDIES = {
@@ -90,17 +93,24 @@ class Store:
     def append(self, record: Record) -> Path:
         """Write a record and return its path.
 
+        That of a simulated device goes into a results folder of its own, inside this one.
+
         Raises:
             StoreError: it cannot be written; nothing half written is left under its name.
         """
         content = _encode(record)
         created = moment(record.created)
-        folder = self.root / RUNS / created.strftime("%Y/%m/%d")
+        root = self.simulated().root if record.simulated else self.root
+        folder = root / RUNS / created.strftime("%Y/%m/%d")
         path = folder / f"{created:%Y%m%dT%H%M%SZ}-{record.id}.json"
         with refusing(self.root):
             folder.mkdir(parents=True, exist_ok=True)
             _write_new(path, content)
         return path
+
+    def simulated(self) -> Store:
+        """Return the results folder inside this one that takes the records of simulated devices."""
+        return Store(self.root / SIMULATED)
 
     def check_writable(self) -> None:
         """Find out before anything is measured whether records can be written.

@@ -89,7 +89,8 @@ def read(
     Args:
         folders: Results folders, or plain folders of records; none shows the claims alone.
         conditions: `key=value` each; a row is shown if it meets them all.
-        columns: Names of columns and knobs, separated by commas; null leaves the choice open.
+        columns: Names of columns and knobs, separated by commas; null leaves the choice open. Where
+            the device of a row was pretended, `simulated` is shown besides.
         published: Folders of publications whose claims are shown beside our rows.
         prices: By which a million samples cost something; null leaves the cost unknown.
 
@@ -103,7 +104,10 @@ def read(
     for folder in published:
         claims, unread = read_claims(folder)
         rows, problems = beside(rows, claims), problems + unread
-    return Table(query.where(rows, conditions), names, problems, sides)
+    shown = query.where(rows, conditions)
+    if names is not None and "simulated" not in names and any(row.simulated for row in shown):
+        names.append("simulated")
+    return Table(shown, names, problems, sides)
 
 
 def read_claims(folder: Path = PUBLISHED) -> tuple[list[Row], list[Problem]]:

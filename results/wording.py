@@ -165,8 +165,13 @@ def standing(row: Row) -> str:
 
     A row whose training does not train says so here: its speed alone must not be read.
     """
-    told = row.verdict or row.outcome or ""
+    told = marked(row.verdict or row.outcome or "", simulated=row.simulated)
     return f"{told}, {DOES_NOT_LEARN}" if row.learns is False else told
+
+
+def marked(text: str, *, simulated: bool) -> str:
+    """Return a figure or what is told of it, with the word that its device was pretended."""
+    return f"{text}, simulated" if simulated else text
 
 
 def citations(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,8 @@
 
 - work_key: the work fields. Rows with equal work keys may be compared by ratio.
 - series_key: work and treatment, with backend, device model and world: one line in the history.
-- fingerprint: series_key, protocol, software versions and the measurement version: what
-  `--resume` skips.
+- fingerprint: series_key, protocol, software versions, the environment's flags that act and the
+  measurement version: what `--resume` skips.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def tagged_fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Ide
                 yield f"{prefix}{name}", tag, value
 
 
+def _keyed(model: BaseModel, identity: Identity) -> dict[str, Any]:
+    """Return what a key is made of: without nulls, so that a new knob cuts no series."""
+    return {k: value for k, value in fields_of(model, identity).items() if value is not None}
+
+
 def fields_of(model: BaseModel, identity: Identity) -> dict[str, Any]:
     """Return the fields of one identity, by dotted name."""
     return {name: value for name, tag, value in tagged_fields(model) if tag is identity}
@@ -39,7 +44,7 @@ def fields_of(model: BaseModel, identity: Identity) -> dict[str, Any]:
 
 def work_key(knobs: Knobs) -> str:
     """Return the key of what is computed: equal keys may be compared by ratio."""
-    return _digest(fields_of(knobs, Identity.WORK))
+    return _digest(_keyed(knobs, Identity.WORK))
 
 
 def work_difference(left: Knobs, right: Knobs) -> list[str]:
@@ -52,8 +57,8 @@ def series_key(knobs: Knobs, *, backend: str, device_model: str, world: int) -> 
     """Return the key of one line in the history. `world` is the number of ranks."""
     return _digest(
         {
-            "work": fields_of(knobs, Identity.WORK),
-            "treatment": fields_of(knobs, Identity.TREATMENT),
+            "work": _keyed(knobs, Identity.WORK),
+            "treatment": _keyed(knobs, Identity.TREATMENT),
             "backend": backend,
             "device_model": device_model,
             "world": world,
@@ -68,14 +73,25 @@ def fingerprint(
     *,
     versions: Mapping[str, str],
     measurement: int,
+    flags: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the key of an exact repetition: equal fingerprints need not run again."""
+    """Return the key of an exact repetition: equal fingerprints need not run again.
+
+    Args:
+        series: Its series key.
+        knobs: Of the case.
+        measure: Its protocol.
+        versions: Of the software, by distribution.
+        measurement: Version of the method.
+        flags: Variables of its processes that may change a number; null: there are none.
+    """
     return _digest(
         {
             "series": series,
-            "protocol": fields_of(knobs, Identity.PROTOCOL)
-            | fields_of(_acting(measure, knobs), Identity.PROTOCOL),
+            "protocol": _keyed(knobs, Identity.PROTOCOL)
+            | _keyed(_acting(measure, knobs), Identity.PROTOCOL),
             "versions": dict(versions),
+            "flags": dict(flags or {}),
             "measurement": measurement,
         }
     )

@@ -29,6 +29,8 @@ SCHEMA_VERSION: Literal[1] = 1
 DEFAULT_POOL = 8
 SMALLEST_PILOT = 3
 """Launches that Stein's first stage needs for a variance worth the name."""
+FLOAT8 = ("fp8-tensorwise", "fp8-rowwise")
+"""Precisions whose linear layers multiply in float8."""
 
 
 class Identity(enum.Enum):
@@ -134,6 +136,49 @@ class LoaderKnobs(Strict):
     """Threads that copy host batches to the device; null is the device loader's default."""
 
 
+class NeuronKnobs(Strict):
+    """Settings of AWS's Neuron compiler and runtime; null is theirs to choose, or what a knob says.
+
+    Null stays null, but for `auto_cast_type` beside a cast: `auto_cast=none` does the same work as
+    null and is another series, with another fingerprint.
+    """
+
+    auto_cast: Annotated[Literal["none", "matmult", "all"] | None, TREATMENT] = None
+    """Which float32 operations the compiler casts: none, products, or all. Null means `none`, and
+    is said to the compiler, whose own default has changed."""
+    auto_cast_type: Annotated[Literal["bf16", "fp16", "tf32", "fp8_e4m3"] | None, TREATMENT] = None
+    """What `auto_cast` casts to; null means bf16 there."""
+    model_type: Annotated[Literal["generic", "transformer", "unet-inference"] | None, TREATMENT] = (
+        None
+    )
+    """The kind of model that the compiler optimises for."""
+    optlevel: Annotated[Literal[1, 2, 3] | None, TREATMENT] = None
+    """How hard the compiler tries."""
+    target: Annotated[Literal["inf2", "trn1", "trn1n", "trn2"] | None, TREATMENT] = None
+    """The instance family that is compiled for."""
+    lnc: Annotated[Literal[1, 2] | None, TREATMENT] = None
+    """Physical cores that make up one logical core, for the compiler and the runtime alike."""
+    mixed_precision_accumulation: Annotated[bool | None, TREATMENT] = None
+    """Whether sums inside softmax, layer norm and the like are kept in float32."""
+    stochastic_rounding: Annotated[bool | None, TREATMENT] = None
+    """Whether a cast to fewer bits rounds by chance; null means yes where weights are bfloat16,
+    whose small updates are else lost."""
+    functionalization: Annotated[bool | None, TREATMENT] = None
+    """Whether torch_xla removes updates in place from the graph; null means no, as torch-neuronx
+    sets it."""
+
+    @model_validator(mode="after")
+    def _a_type_needs_a_cast(self) -> NeuronKnobs:
+        if self.auto_cast in ("matmult", "all"):
+            _fill(self, auto_cast_type="bf16")
+        elif self.auto_cast_type is not None:
+            raise ValueError(
+                "auto_cast_type has no meaning without a cast: set auto_cast to matmult or all, or "
+                "remove auto_cast_type"
+            )
+        return self
+
+
 class Knobs(Strict):
     """One value of every knob: what a case is made of."""
 
@@ -160,14 +205,25 @@ class Knobs(Strict):
     batch_size: Annotated[int, TREATMENT, Field(ge=1)] = 8
     """Samples in one micro-batch on one device; never changed silently. Unit: samples."""
     precision: Annotated[
-        Literal["fp32", "tf32", "amp-bf16", "amp-fp16", "bf16", "bf16-env"], TREATMENT
+        Literal[
+            "fp32",
+            "tf32",
+            "amp-bf16",
+            "amp-fp16",
+            "bf16",
+            "bf16-env",
+            "fp8-tensorwise",
+            "fp8-rowwise",
+        ],
+        TREATMENT,
     ] = "fp32"
     """`fp32`: products of all 24 bits, where a device could also round them. `tf32`: float32
     numbers, whose products NVIDIA's tensor cores round to 11 bits. `amp-bf16`: fp32 weights under
     autocast. `amp-fp16`: the same in fp16, in training with a scaled loss. `bf16`: weights,
     gradients and inputs in bfloat16. `bf16-env`: torch_xla's XLA_USE_BF16, which changes the type
-    behind torch's back."""
-    compile: Annotated[Literal["none", "inductor", "openxla"], TREATMENT] = "none"
+    behind torch's back. `fp8-tensorwise`, `fp8-rowwise`: amp-bf16 whose linear layers, all but the
+    classifier, multiply in float8 by torchao, with one scale for a tensor or for each row."""
+    compile: Annotated[Literal["none", "inductor", "openxla", "neuron"], TREATMENT] = "none"
     """The `torch.compile` backend."""
     compile_mode: Annotated[
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None,
@@ -186,6 +242,7 @@ class Knobs(Strict):
     channels_last: Annotated[bool, TREATMENT] = False
     """Keep image tensors and convolution weights in NHWC memory order."""
     loader: LoaderKnobs = LoaderKnobs()
+    neuron: NeuronKnobs = NeuronKnobs()
     engine: Annotated[Literal["plain", "ddp"] | None, TREATMENT] = None
     """Who drives the step; null means plain for one process and ddp for more."""
     processes: Annotated[int, TREATMENT, Field(ge=1)] = 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,10 +11,28 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+REQUIRED = "BENCH_DEVICE_REQUIRED"
+"""Set in the environments that prove an accelerator: where none is found every test is skipped,
+which proves nothing and must not look as if it did."""
+
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A chosen part of the suite may hold no test that runs alone, or none that does not."""
+    """Judge a run of which nothing, or nothing that ran, is left.
+
+    A chosen part of the suite may hold no test that runs alone, or none that does not.
+    """
+    if os.environ.get(REQUIRED) == "1" and exitstatus == pytest.ExitCode.OK:
+        _demand_that_something_ran(session)
     whole = any(Path(arg).resolve() == Path(__file__).parent for arg in session.config.args)
     halved = "alone" in session.config.option.markexpr and not whole
     if halved and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         session.exitstatus = pytest.ExitCode.OK
+
+
+def _demand_that_something_ran(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.option.collectonly or reporter is None or reporter.stats.get("passed"):
+        return
+    reporter.write_line("")
+    reporter.write_line(f"{REQUIRED}=1, and every test was skipped: no device was found", red=True)
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -69,7 +69,8 @@ class Evidence:
     samples_per_s: float | None = None
     """Of this rank, over all its windows."""
     flops_per_sample: float | None = None
-    peak: Peak | None = None
+    peaks: tuple[Peak, ...] = ()
+    """Of one device, in every type in which the model's products ran; empty: one is not known."""
     inspection: Inspection | None = None
     """From the untimed steps of the first launch; null: this launch was not looked into."""
     diagnostics: Diagnostics | None = None

@@ -20,7 +20,7 @@ from rich.text import Text
 from bench.results.compared import Comparison, Side
 from bench.results.comparison import ComparisonVerdict, Suggestion
 from bench.results.store import Problem, printable
-from bench.results.wording import escape_markdown, figure, one_line, ratio
+from bench.results.wording import escape_markdown, figure, marked, one_line, ratio
 
 SCHEMA_VERSION = 1
 SEQUENTIAL = "sequential: cannot confirm a regression"
@@ -158,7 +158,7 @@ def _training(side: Side) -> str:
 
 
 def _standing(side: Side) -> str:
-    return side.verdict or side.outcome
+    return marked(side.verdict or side.outcome, simulated=side.simulated)
 
 
 def _grid(rows: Sequence[Comparison]) -> Table:
@@ -197,7 +197,8 @@ def _several_verdict(row: Comparison) -> str:
 def _samples(side: Side | None) -> str:
     if side is None:
         return ""
-    return figure(side.samples_per_s) if side.samples_per_s is not None else side.outcome
+    told = figure(side.samples_per_s) if side.samples_per_s is not None else side.outcome
+    return marked(told, simulated=side.simulated)
 
 
 def _lines_of_several(rows: Sequence[Comparison]) -> Iterator[RenderableType]:

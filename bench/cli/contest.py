@@ -155,6 +155,16 @@ def _sides(request: Request) -> tuple[Planned, Planned]:
             )
         found += planned
     a, b = found
+    check_alike(a, b)
+    return a, b
+
+
+def check_alike(a: Planned, b: Planned) -> None:
+    """Refuse two sides whose speeds must not be divided by one another.
+
+    Raises:
+        ScenarioError: they do different work, or the device of one of them alone is simulated.
+    """
     different = matching.other_work(a.case.knobs, b.case.knobs)
     if different is not None:
         raise ScenarioError(
@@ -162,7 +172,13 @@ def _sides(request: Request) -> tuple[Planned, Planned]:
             f"A and B do different work: {different}",
             "only the same work can be done faster; compare settings that do not change it",
         )
-    return a, b
+    both_there = a.probe.available and b.probe.available
+    if both_there and a.probe.simulated != b.probe.simulated:
+        raise ScenarioError(
+            "bench ab",
+            matching.one_simulated("A" if a.probe.simulated else "B"),
+            "run both sides on the device, or both simulated",
+        )
 
 
 def _settings(request: Request, side: SideRequest) -> list[str]:

@@ -36,12 +36,13 @@ def examine(backends: Sequence[str]) -> None:
 
 
 def _backend(probe: Probe, console: Console) -> None:
+    flavour = f" ({escape(probe.flavour)})" if probe.flavour else ""
     if not probe.available:
-        console.print(f"  {probe.backend}: [red]not available[/]: {escape(probe.reason or '')}")
+        reason = escape(probe.reason or "")
+        console.print(f"  {probe.backend}{flavour}: [red]not available[/]: {reason}")
         if probe.remedy:
             console.print(f"     {escape(probe.remedy)}")
         return
-    flavour = f" ({probe.flavour})" if probe.flavour else ""
     console.print(
         f"  {probe.backend}: [green]available[/]: "
         f"{probe.device_count} x {escape(probe.device_model or 'unknown device')}{flavour}"

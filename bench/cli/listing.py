@@ -38,6 +38,7 @@ def backends(format: str) -> None:  # noqa: A002
             {
                 "name": name,
                 "available": probe.available,
+                "flavour": probe.flavour,
                 "device": probe.device_model,
                 "reason": probe.reason,
                 "remedy": probe.remedy,

@@ -129,6 +129,13 @@ def run(
         bool,
         typer.Option("--resume", help="Skip cases that have a record already; retry what failed."),
     ] = False,
+    precompile: Annotated[
+        bool,
+        typer.Option(
+            "--precompile",
+            help="Compile all cases first, several at a time, so that every launch starts warm.",
+        ),
+    ] = False,
     no_health: Annotated[
         bool, typer.Option("--no-health", help="Do not look whether the cases still train.")
     ] = False,
@@ -163,6 +170,7 @@ def run(
         cases=case or [],
         results=results,
         resume=resume,
+        precompile=precompile,
         prices=_read_prices(prices),
         format=format.value,
     )
@@ -339,6 +347,7 @@ def _main() -> None:
 
 
 def _is_users(error: Exception) -> bool:
+    from bench.backends.peaks import PeaksError
     from bench.backends.registry import BackendError
     from bench.backends.temporary import TemporaryError
     from bench.results.matching import MatchError
@@ -346,5 +355,13 @@ def _is_users(error: Exception) -> bool:
     from bench.results.store import StoreError
     from bench.scenarios.errors import ScenarioError
 
-    users = (BackendError, MatchError, QueryError, ScenarioError, StoreError, TemporaryError)
+    users = (
+        BackendError,
+        MatchError,
+        PeaksError,
+        QueryError,
+        ScenarioError,
+        StoreError,
+        TemporaryError,
+    )
     return isinstance(error, users)

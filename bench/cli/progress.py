@@ -16,9 +16,9 @@ from rich.status import Status
 from rich.text import Text
 
 from bench.results import statistics
-from bench.results.record import Health, Launch, Outcome, Phase, Statistics
+from bench.results.record import Health, Launch, Outcome, Phase, Precompiled, Statistics
 from bench.run.ending import End
-from bench.run.rounds import Listener, Progressing
+from bench.run.progressing import Listener, Progressing
 from bench.worker.job import Event
 
 _WORDS = {
@@ -57,6 +57,7 @@ class _Clock:
         self._seconds: dict[int, list[float]] = {}
         self._made: dict[int, int] = {}
         self._health: list[float] = []
+        self._before_s = 0.0
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self._cases = cases
@@ -72,6 +73,10 @@ class _Clock:
         """Count a health pass that has just ended."""
         self._health.append(seconds)
 
+    def before_launches(self) -> None:
+        """Count the time so far as none of a launch's."""
+        self._before_s = self.elapsed_s()
+
     def elapsed_s(self) -> float:
         return self._now() - self._begin
 
@@ -85,7 +90,8 @@ class _Clock:
         every = [s for seconds in self._seconds.values() for s in seconds]
         health_s = sum(self._health) / len(self._health) if self._health else _HEALTH_S
         passes = sum(_has_health_pass(case) for case in self._cases)
-        total = sum(every) + sum(self._health) + max(0, passes - len(self._health)) * health_s
+        total = self._before_s + sum(every) + sum(self._health)
+        total += max(0, passes - len(self._health)) * health_s
         for case in self._cases:
             if case.planned.runnable and case.stored is None:
                 own = self._seconds.get(id(case))
@@ -119,6 +125,15 @@ class PlainProgress:
         runnable = sum(case.planned.runnable for case in cases)
         time_needed = f", about {_duration(self._clock.expected_s())}" if runnable else ""
         self._say(f"{len(cases)} cases, {runnable} to launch{time_needed}")
+
+    def precompile(self, cases: Sequence[Progressing]) -> None:
+        """Say how many cases are compiled before the first launch."""
+        self._say(f"precompiling {len(cases)} cases")
+
+    def precompiled(self, case: Progressing, result: Precompiled | End, seconds: float) -> None:
+        """Say what came of it."""
+        self._clock.before_launches()
+        self._say(f"  {case.planned.title}: {_compiled(result)} ({_duration(seconds)})")
 
     def launch(self, case: Progressing, round_number: int) -> None:
         """Say which launch starts."""
@@ -165,6 +180,9 @@ class PlainProgress:
         """Say what the case came to."""
         self._say(f"  {case.planned.title}: {_summary(case)}")
 
+    def over(self) -> None:
+        """Say nothing: every line is there."""
+
     def _say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
@@ -178,11 +196,29 @@ class TerminalProgress:
         self._clock = _Clock(time.monotonic)
         self._doing = ""
         self._number: dict[int, int] = {}
+        self._left = 0
+        """Cases whose compile caches are not filled yet."""
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         """Number the cases."""
         self._clock.begin(cases)
         self._number = {id(case): number for number, case in enumerate(cases, start=1)}
+
+    def precompile(self, cases: Sequence[Progressing]) -> None:
+        """Show how many cases are compiled before the first launch."""
+        self._left = len(cases)
+        self._status.update(f"precompiling {self._left} cases")
+        self._status.start()
+
+    def precompiled(self, case: Progressing, result: Precompiled | End, seconds: float) -> None:
+        """Show how many are left, and print a line that stays where something is wrong."""
+        self._clock.before_launches()
+        self._left -= 1
+        self._status.update(f"precompiling {self._left} cases")
+        if not isinstance(result, Precompiled):
+            self._console.print(f"{escape(case.planned.title)}: {escape(_compiled(result))}")
+        if not self._left:
+            self._status.stop()
 
     def launch(self, case: Progressing, round_number: int) -> None:
         """Show which launch starts."""
@@ -217,6 +253,10 @@ class TerminalProgress:
         self._status.stop()
         self._console.print(f"{escape(case.planned.title)}: {escape(_summary(case))}")
 
+    def over(self) -> None:
+        """Take the line away, whatever it was about, and give the cursor back."""
+        self._status.stop()
+
     def _show(self, case: Progressing, text: str) -> None:
         so_far = f" · so far {_estimate(case, case.launches)}" if case.launches else ""
         line = (
@@ -236,6 +276,12 @@ def _planned_s(case: Progressing) -> float:
 def _has_health_pass(case: Progressing) -> bool:
     failed = case.stored is not None and case.stored.record.outcome is not Outcome.OK
     return case.planned.has_health_pass and case.planned.runnable and not failed
+
+
+def _compiled(result: Precompiled | End) -> str:
+    if isinstance(result, Precompiled):
+        return f"{result.compiles} compiled"
+    return f"not precompiled: {result.outcome} in {result.phase}: {result.reason}"
 
 
 def _trains(health: Health) -> str:

@@ -102,6 +102,10 @@ def software_lines(record: Record) -> Pairs:
     yield "machine", ", ".join(f"{name} {value}" for name, value in known.items() if value)
     if environment.flags:
         yield "flags", " ".join(f"{name}={value}" for name, value in environment.flags.items())
+    if record.precompiled is not None:
+        found = record.precompiled
+        compiled = _count(found.compiles, "compilation")
+        yield "precompiled", f"{compiled} before the first launch, in {found.seconds:.1f} s"
     yield "session", f"{record.session}, measurement method {record.measurement}"
 
 
@@ -162,6 +166,13 @@ def _diagnosis(found: Diagnostics) -> Iterator[str]:
         percentiles = found.latency.model_dump(exclude_none=True, exclude={"steps"})
         known = ", ".join(f"{k.removesuffix('_ms')} {v:.2f} ms" for k, v in percentiles.items())
         yield f"latency over {found.latency.steps} fenced steps: {known or 'too few for any'}"
+    if (own := found.device_steps) is not None:
+        percentiles = own.model_dump(include={"p50_ms", "p95_ms", "p99_ms"}, exclude_none=True)
+        known = ", ".join(f"{k.removesuffix('_ms')} {v:.3f} ms" for k, v in percentiles.items())
+        yield (
+            f"{own.steps} steps by the device's own clock: {known or 'too few for a percentile'}; "
+            f"{own.sum_s / own.host_s:.1%} of the host's time"
+        )
     yield from found.skipped
 
 

@@ -141,7 +141,8 @@ def _head(record: Record, row: Row, page: _Page) -> None:
         "dim",
     )
     answer = record_verdict.verdict(record)
-    style = _WRONG if row.learns is False else _STYLES.get(row.verdict or "", _WRONG)
+    wrong = row.learns is False or row.simulated
+    style = _WRONG if wrong else _STYLES.get(row.verdict or "", _WRONG)
     page.title(f"{answer.short}.", style)
     for sentence in answer.sentences:
         page.line(sentence, indent=2)

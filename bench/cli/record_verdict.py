@@ -22,13 +22,24 @@ from bench.results.record import (
 )
 from bench.results.wording import figure, is_wide, one_line
 
+_NO_DEVICE = "The device was simulated: this is no number of it"
+_PRETENDED = "A test bed pretended it, and something else computed in its place."
+
 
 def verdict(record: Record) -> Answer:
     """Return what the number is and whether it can be believed: the first words of the page."""
     if record.statistics is None:
         todo = (("what to do", ended(record.remedy)),) if record.remedy else ()
         return Answer("There is no number", tuple(_why_no_number(record)), todo)
-    number = f"{_doing(record)} {figure(record.statistics.samples_per_s)} samples a second"
+    found = _of_number(record, record.statistics)
+    if not record.simulated:
+        return found
+    return Answer(_NO_DEVICE, (_PRETENDED, *found.sentences), found.named)
+
+
+def _of_number(record: Record, statistics: Statistics) -> Answer:
+    """Return what a number is, whatever made it."""
+    number = f"{_doing(record)} {figure(statistics.samples_per_s)} samples a second"
     if record.verdict is Verdict.SUSPECT or failed(record.launches, Weight.SUSPECT):
         return Answer(
             "Do not believe this number",
@@ -37,7 +48,7 @@ def verdict(record: Record) -> Answer:
         )
     if record.verdict is Verdict.NOISY:
         return Answer("Take this number as a rough one", tuple(_why_noisy(record, number)))
-    return _measured(record, record.statistics, number)
+    return _measured(record, statistics, number)
 
 
 def to_know(record: Record) -> list[tuple[str, str]]:

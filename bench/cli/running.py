@@ -22,8 +22,9 @@ from bench.results.record import Keys, Outcome
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Problem, Store, Stored, StoreError, new_id
-from bench.run import inplace
+from bench.run import inplace, precompiling
 from bench.run.plan import Planned, choose, plan
+from bench.run.precompiling import Precompiler
 from bench.run.rounds import Rounds
 from bench.scenarios import compose, overrides
 from bench.scenarios.errors import ScenarioError
@@ -59,6 +60,7 @@ class Request:
     resume: bool
     prices: Prices | None
     format: str
+    precompile: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ def run(request: Request) -> int:
         return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
     store = Store(request.results)
     planned = _planned(request, request.settings, Prober())
+    precompiler = _precompiler(request, planned)
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
-    _tell_of(store.problems)
     left = [p for p in planned if _name(p.keys, p.case) not in done]
     with Scratch(request.results) as scratch, stop_on_signals() as stopping:
         rounds = Rounds(
@@ -96,6 +98,7 @@ def run(request: Request) -> int:
             session=new_id(datetime.now(UTC)),
             listener=progress.listener(sys.stderr),
             stop=lambda: bool(stopping),
+            precompiler=precompiler,
         )
         if request.resume:
             rounds.recover()
@@ -123,8 +126,26 @@ def dry_run(request: Request) -> int:
     """Print the cases that would run, with what stands in their way; returns the exit code."""
     from bench.cli import listing
 
-    listing.cases(_planned(request, request.settings, Prober()), request.format)
+    planned = _planned(request, request.settings, Prober())
+    _precompiler(request, planned)
+    listing.cases(planned, request.format)
     return EXIT_OK
+
+
+def _precompiler(request: Request, planned: Sequence[Planned]) -> Precompiler | None:
+    """Return what compiles all cases first, as --precompile asks; null: it was not asked for.
+
+    Raises:
+        ScenarioError: it means nothing to these cases, or cannot be done for one of them.
+    """
+    if not request.precompile:
+        return None
+    for case in precompiling.check(planned):
+        print(
+            f"{precompiling.OPTION}: {case.title} compiles nothing, and is launched as always",
+            file=sys.stderr,
+        )
+    return Precompiler()
 
 
 def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
@@ -135,7 +156,8 @@ def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
             another number of processes.
     """
     given = overrides.keys_given(request.settings)
-    refused = ["--resume"] if request.resume else []
+    options = {"--resume": request.resume, precompiling.OPTION: request.precompile}
+    refused = [option for option, given_it in options.items() if given_it]
     for key, option in _FOR_OUR_LAUNCHER.items():
         if key in given:
             refused.append(key if option is None else f"{key} ({option})")
@@ -226,12 +248,16 @@ def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:
 
 
 def _already_done(store: Store, planned: Sequence[Planned]) -> dict[_Name, Stored]:
-    wanted = {_name(p.keys, p.case) for p in planned}
     newest: dict[_Name, Stored] = {}
-    for item in store.runs():
-        name = _name(item.record.keys, item.record.requested)
-        if name in wanted and item.record.outcome in _GOOD:
-            newest[name] = item
+    for place, simulated in ((store, False), (store.simulated(), True)):
+        wanted = {_name(p.keys, p.case) for p in planned if p.probe.simulated is simulated}
+        if not wanted:
+            continue
+        for item in place.runs():
+            name = _name(item.record.keys, item.record.requested)
+            if name in wanted and item.record.outcome in _GOOD:
+                newest[name] = item
+        _tell_of(place.problems)
     return newest
 
 

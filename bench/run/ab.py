@@ -23,7 +23,8 @@ from bench.run.ending import End
 from bench.run.health import HealthPass
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned, replanned
-from bench.run.rounds import Listener, Progressing, examine, order_of
+from bench.run.progressing import Listener, Progressing, order_of
+from bench.run.rounds import examine
 from bench.run.turns import TURN_S, Play
 from bench.worker.job import Event
 
@@ -81,6 +82,12 @@ class Contest:
             TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin([self.a, self.b])
+        try:
+            self._all_pairs()
+        finally:
+            self._listener.over()
+
+    def _all_pairs(self) -> None:
         refusals = [(case, recording.refused(case.planned)) for case in (self.a, self.b)]
         ends = [(case, end) for case, end in refusals if end is not None]
         with temporary_folder("bench-cache-") as self._caches:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.backends.base import Backend
 from bench.backends.temporary import TemporaryError, remedy, told
 from bench.results.record import CheckResult, Launch, Outcome, Phase
 from bench.run.scrubbing import scrub
@@ -29,7 +30,8 @@ _OUTCOMES = {
 }
 _REMEDIES = {
     Outcome.OOM: "lower batch_size, or use activation_checkpointing, or a machine with more memory",
-    Outcome.COMPILE_FAILED: "run the case with compile=none to see whether the model itself works",
+    Outcome.COMPILE_FAILED: "the last lines of the log are the compiler's; where the case sets "
+    "compile, run it with compile=none to see whether the model itself works",
     Outcome.TIMEOUT: "raise --timeout, or make the case smaller",
     Outcome.HANG: "the log tail shows where every thread stood",
 }
@@ -79,7 +81,11 @@ def oom_kills(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"))
 
 
 def judge(
-    folder: Path, codes: Sequence[int | None], phases: Sequence[Phase], killed_for_memory: bool
+    folder: Path,
+    codes: Sequence[int | None],
+    phases: Sequence[Phase],
+    killed_for_memory: bool,
+    backend: Backend | None = None,
 ) -> End:
     """Return how a launch ended of which at least one rank failed.
 
@@ -89,6 +95,7 @@ def judge(
             the rank ourselves after another one had failed.
         phases: Last phase that each rank announced.
         killed_for_memory: The kernel's out-of-memory counter rose during the launch.
+        backend: Knows the words of its compiler and of its device; null: there are none.
     """
     failures = _failures(folder, len(codes))
     culprit = _culprit(failures, codes)
@@ -100,7 +107,7 @@ def judge(
         if killed_for_memory and _LOADER_KILLED.search(failure.message):
             return replace(end, outcome=Outcome.OOM, remedy=_REMEDY_LOADER)
         return end
-    outcome, reason = _without_words(codes[culprit], tail, killed_for_memory)
+    outcome, reason = _without_words(codes[culprit], tail or "", killed_for_memory, backend)
     return End(
         outcome=outcome,
         phase=phases[culprit],
@@ -212,7 +219,7 @@ def _culprit(failures: dict[int, Failure], codes: Sequence[int | None]) -> int:
 
 
 def _without_words(
-    code: int | None, tail: str | None, killed_for_memory: bool
+    code: int | None, tail: str, killed_for_memory: bool, backend: Backend | None
 ) -> tuple[Outcome, str]:
     if code == 0:
         return Outcome.CRASH, "the process ended with exit code 0 and left no result"
@@ -220,8 +227,12 @@ def _without_words(
         name = _signal_name(-code)
         if -code == signal.SIGKILL and killed_for_memory:
             return Outcome.OOM, "killed by the kernel for want of memory (SIGKILL)"
-        if -code == signal.SIGABRT and any(words in (tail or "") for words in _OOM_WORDS):
+        memory = (*_OOM_WORDS, *(() if backend is None else backend.memory_words))
+        if -code == signal.SIGABRT and any(words in tail for words in memory):
             return Outcome.OOM, "aborted because memory could not be allocated (SIGABRT)"
+        compiler = () if backend is None else backend.compiler_words
+        if -code == signal.SIGABRT and any(words in tail for words in compiler):
+            return Outcome.COMPILE_FAILED, "aborted because a graph could not be compiled (SIGABRT)"
         return Outcome.CRASH, f"killed from outside or by a fault of its own ({name})"
     return Outcome.CRASH, f"the process ended with exit code {code} and gave no reason"
 

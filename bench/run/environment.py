@@ -39,6 +39,7 @@ _DISTRIBUTIONS = (
     "triton",
 )
 _FLAGS = (
+    "ALLREDUCE_GRADIENTS_BUCKET_SIZE_MB",
     "CUDA_DEVICE_ORDER",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_VISIBLE_DEVICES",
@@ -48,9 +49,22 @@ _FLAGS = (
     "MALLOC_ARENA_MAX",
     "MKL_NUM_THREADS",
     "NEURON_CC_FLAGS",
+    "NEURON_COMPILER_OPT_LEVEL",
+    "NEURON_CUSTOM_SILU",
+    "NEURON_EXTRACT_GRAPHS_ONLY",
+    "NEURON_FALL_BACK_TO_NULL_NEFF",
+    "NEURON_FRAMEWORK_DEBUG",
+    "NEURON_FUSE_SOFTMAX",
+    "NEURON_LAUNCH_BLOCKING",
+    "NEURON_LOGICAL_NC_CONFIG",
+    "NEURON_NUM_RECENT_MODELS_TO_KEEP",
+    "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS",
     "NEURON_RT_NUM_CORES",
     "NEURON_RT_STOCHASTIC_ROUNDING_EN",
+    "NEURON_RT_STOCHASTIC_ROUNDING_SEED",
     "NEURON_RT_VISIBLE_CORES",
+    "NEURON_TRANSFER_ALL_PARAMETERS_WITH_STATIC_RING",
+    "NEURON_TRANSFER_WITH_STATIC_RING_OPS",
     "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
     "OMP_PROC_BIND",
@@ -60,11 +74,29 @@ _FLAGS = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "TORCHINDUCTOR_MAX_AUTOTUNE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION",
+    "TORCH_NEURONX_FALLBACK_ONLY_FOR_UNIMPLEMENTED_OPS",
     "XLA_DISABLE_FUNCTIONALIZATION",
     "XLA_DOWNCAST_BF16",
+    "XLA_ENABLE_PARAM_ALIASING",
     "XLA_FLAGS",
+    "XLA_HLO_DEBUG",
+    "XLA_IR_DEBUG",
+    "XLA_USE_32BIT_LONG",
     "XLA_USE_BF16",
 )
+
+_WHERE = frozenset(
+    {
+        "CUDA_DEVICE_ORDER",
+        "CUDA_VISIBLE_DEVICES",
+        "GLOO_SOCKET_IFNAME",
+        "NEURON_RT_NUM_CORES",
+        "NEURON_RT_VISIBLE_CORES",
+        "PJRT_DEVICE",
+    }
+)
+"""Flags that choose a device, or the way between ranks: the device's model tells the rest."""
 
 
 def versions() -> dict[str, str]:
@@ -102,6 +134,18 @@ def capture(variables: Mapping[str, str], found: Mapping[str, str] | None = None
         git_commit=commit,
         git_dirty=dirty,
     )
+
+
+def acting(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the recorded flags that may change a number, as the processes are told them.
+
+    Whose they are does not matter: those that the adapter sets follow from the case and the
+    machine, and the user's own are known by nothing else.
+
+    Args:
+        variables: Of the processes of a launch.
+    """
+    return {name: variables[name] for name in _FLAGS if name in variables and name not in _WHERE}
 
 
 def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.backends import registry
 from bench.results import health
 from bench.results.cache import Cache
 from bench.results.health import HealthRun
@@ -122,7 +123,7 @@ def reference_of(planned: Planned) -> tuple[Planned, str]:
     The key is the fingerprint of the reference's knobs under the default protocol: how the case is
     timed does not matter, and its number of health steps, software and seed do.
     """
-    reference = _with_knobs(planned, reference_knobs(planned.case.knobs))
+    reference = _admitted(_with_knobs(planned, reference_knobs(planned.case.knobs)))
     measure = Measure(health_steps=planned.case.measure.health_steps)
     nominal = reference.case.model_copy(update={"measure": measure})
     return reference, replanned(reference, nominal).keys.fingerprint
@@ -140,11 +141,13 @@ def pass_knobs(knobs: Knobs) -> Knobs:
 def reference_knobs(knobs: Knobs) -> Knobs:
     """Return the same work in plain fp32: nothing that makes it faster, on one process.
 
-    What a sample's update depends on stays: batch size, accumulation, optimizer and seed.
+    What a sample's update depends on stays: batch size, accumulation, optimizer and seed. So does
+    what the numbers of the cores that the user shows stand for.
     """
     return _changed(
         pass_knobs(knobs),
         loader={},
+        neuron={"lnc": knobs.neuron.lnc},
         precision="fp32",
         compile="none",
         compile_mode=None,
@@ -162,6 +165,20 @@ def _changed(knobs: Knobs, **changes: object) -> Knobs:
 
 def _with_knobs(planned: Planned, knobs: Knobs) -> Planned:
     return replanned(planned, planned.case.model_copy(update={"knobs": knobs}))
+
+
+def _admitted(reference: Planned) -> Planned:
+    """Return it without refusals of what the user's environment says otherwise than its knobs do.
+
+    A row is named after its knobs, and its case has been admitted there; none is named after the
+    reference, whose own environment overwrites such variables.
+    """
+    if not reference.refusals:
+        return reference
+    backend, knobs = registry.get(reference.backend), reference.case.knobs
+    chosen = backend.environment(knobs, reference.probe)
+    left = [refusal for refusal in reference.refusals if refusal.knob not in chosen]
+    return replace(reference, refusals=left)
 
 
 def _told(end: End) -> str:

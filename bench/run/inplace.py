@@ -7,11 +7,8 @@ records what it knows.
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +17,13 @@ from pathlib import Path
 
 from bench.backends import registry
 from bench.backends.base import World
-from bench.backends.temporary import TemporaryError, temporary_folder
+from bench.backends.temporary import shared_folder, temporary_folder
 from bench.results import health
 from bench.results.record import Health, Launch, Outcome
 from bench.results.store import Store, Stored, new_id
 from bench.run import ending, recording
 from bench.run.plan import Planned, for_one_launch
-from bench.run.rounds import launch_seed
+from bench.run.progressing import launch_seed
 from bench.scenarios.errors import ScenarioError
 from bench.worker.events import Events
 from bench.worker.job import Job, world_from_environment
@@ -144,23 +141,10 @@ def _launch(planned: Planned, session: str, place: World) -> Launch | None:
 def compile_cache(place: World) -> Iterator[Path]:
     """Make the empty folder in which the ranks on this machine share compiled code, and remove it.
 
-    Every rank finds it by what torchrun told them all. A run's id may be the same for all runs, so
-    the process that started the ranks and the port they meet at are in the name too.
-
     Raises:
         TemporaryError: it cannot be made.
     """
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-    told = [str(os.getppid()), *(os.environ.get(name, "") for name in names)]
-    digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
-    try:
-        folder = Path(tempfile.gettempdir()) / f"bench-cache-{digest}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        # Anybody may have made it first where all may write: compiled code is executed.
-        if folder.lstat().st_uid != os.getuid():
-            raise PermissionError(errno.EACCES, "it belongs to another user", str(folder))
-    except OSError as error:
-        raise TemporaryError(error) from error
+    folder = shared_folder("bench-cache-")
     try:
         yield folder
     finally:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bench.backends import registry
 from bench.backends.temporary import TemporaryError, temporary_folder
 from bench.results.health import HealthRun
-from bench.results.record import Launch, Outcome, Phase
+from bench.results.record import Launch, Outcome, Phase, Precompiled
 from bench.run import ending
 from bench.run.ending import End
 from bench.run.group import Group
@@ -28,6 +28,7 @@ from bench.worker.job import (
     HEALTH_FILE,
     JOB_FILE,
     JOB_VARIABLE,
+    PRECOMPILED_FILE,
     RESULT_FILE,
     TURN_VARIABLE,
     Event,
@@ -60,6 +61,7 @@ class Order:
     cache_folder: Path | None = None
     """Where compiled code is kept; null: nothing reads any."""
     cache_environment: dict[str, str] = field(default_factory=dict)
+    """Where the case's processes find it, and what else an untimed run that fills it is told."""
     turn: int | None = None
     """Descriptor from which every rank reads a byte for each turn; null: it takes none."""
     cpus: tuple[int, ...] | None = None
@@ -170,6 +172,47 @@ def run_health(
         return ending.not_started(error)
 
 
+def precompile(order: Order, stop: Callable[[], bool], notes: bool) -> Precompiled | End:
+    """Run the untimed steps of a case to their end, as `run` does a launch.
+
+    Args:
+        order: What to run; its cache is what is filled.
+        stop: Asked often; true ends the run.
+        notes: The device only notes its graphs.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    return _untimed(order, stop, {"purpose": "precompile", "notes": notes})
+
+
+def compile_noted(order: Order, stop: Callable[[], bool], jobs: int) -> Precompiled | End:
+    """Compile what the untimed run of a case has noted into its cache, so many graphs at once.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    return _untimed(order, stop, {"purpose": "compile", "jobs": jobs}, ranks=1)
+
+
+def _untimed(
+    order: Order,
+    stop: Callable[[], bool],
+    changes: dict[str, object],
+    ranks: int | None = None,
+) -> Precompiled | End:
+    try:
+        with temporary_folder(_PREFIX) as folder:
+            job = _job(order, folder).model_copy(update={**changes, "diagnose": False})
+            return _run(order, job, _unheard, stop, PRECOMPILED_FILE, Precompiled, ranks)
+    except (OSError, TemporaryError) as error:
+        return ending.not_started(error)
+
+
+def _unheard(_event: Event) -> None:
+    """Several untimed runs are alive at once, and how far each of them is does not matter."""
+
+
 def _run(
     order: Order,
     job: Job,
@@ -177,8 +220,9 @@ def _run(
     stop: Callable[[], bool],
     result_file: str,
     kind: type[Result],
+    ranks: int | None = None,
 ) -> Result | End:
-    processes, folder = order.planned.case.knobs.processes, Path(job.folder)
+    processes, folder = ranks or order.planned.case.knobs.processes, Path(job.folder)
     job_path = folder / JOB_FILE
     job_path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
     if order.cache_folder is not None:
@@ -200,7 +244,9 @@ def _run(
         return end
     result = folder / result_file
     if any(code != 0 for code in group.codes) or not result.exists():
-        return ending.judge(folder, group.codes, pulse.phases, ending.oom_kills() > kills)
+        killed = ending.oom_kills() > kills
+        adapter = registry.get(order.planned.backend)
+        return ending.judge(folder, group.codes, pulse.phases, killed, adapter)
     try:
         return kind.model_validate_json(result.read_bytes())
     except ValidationError as error:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from bench.backends import registry
+from bench.backends import families, peaks, registry
 from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
 from bench.run import environment, pythons
@@ -59,7 +59,8 @@ class Planned:
     def title(self) -> str:
         """The case in one phrase, for progress and messages."""
         side = "" if self.side is None else f"{self.side}: "
-        return f"{side}{self.case.scenario} / {self.case.case} on {self.backend}"
+        where = f"{'simulated ' if self.probe.simulated else ''}{self.backend}"
+        return f"{side}{self.case.scenario} / {self.case.case} on {where}"
 
 
 def plan(
@@ -78,8 +79,11 @@ def plan(
 
     Raises:
         ScenarioError: a case is not valid, or names data that is not there.
+        PeaksError: the user's own table of peaks is none.
     """
     python = python or pythons.own()
+    # A user's table that is wrong must not be found out when everything has been measured.
+    peaks.load(peaks.users())
     planned: dict[tuple[str, str, str], Planned] = {}
     positions: Counter[tuple[str, str]] = Counter()
     for item in work:
@@ -154,7 +158,16 @@ def _cases(
 
 def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     # An unavailable backend may not even have an adapter that can be asked.
-    return registry.get(probe.backend).refusals(knobs, probe) if probe.available else []
+    if not probe.available:
+        return []
+    return families.refusals(registry.get(probe.backend), knobs, probe)
+
+
+def _variables(knobs: Knobs, probe: Probe) -> dict[str, str]:
+    """Return the environment in which a case is launched, but for what finds its modules."""
+    if not probe.available:
+        return dict(os.environ)
+    return dict(os.environ) | registry.get(probe.backend).environment(knobs, probe)
 
 
 def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:
@@ -179,6 +192,7 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                 case.measure,
                 versions={**python.versions, **_own_code(case.knobs.model, python.path)},
                 measurement=MEASUREMENT_VERSION,
+                flags=environment.acting(_variables(case.knobs, probe)),
             ),
         ),
         interpreter=python.path,

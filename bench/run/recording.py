@@ -14,6 +14,7 @@ from bench.results.record import (
     Launch,
     Outcome,
     Phase,
+    Precompiled,
     Record,
     Verdict,
     Weight,
@@ -32,6 +33,7 @@ def record_of(
     end: End | None,
     variables: Mapping[str, str],
     health: Health | None = None,
+    precompiled: Precompiled | None = None,
 ) -> Record:
     """Return the record of a case.
 
@@ -42,6 +44,7 @@ def record_of(
         end: Why there is no number; null: there is one.
         variables: The environment its processes start with.
         health: What the health pass found; null: there was none.
+        precompiled: What was compiled before the launches; null: nothing was.
     """
     now = datetime.now(UTC)
     probe = planned.probe
@@ -58,7 +61,13 @@ def record_of(
         backend=planned.backend,
         device=None
         if probe.device_model is None
-        else Device(model=probe.device_model, count=probe.device_count, flavour=probe.flavour),
+        else Device(
+            model=probe.device_model,
+            count=probe.device_count,
+            flavour=probe.flavour,
+        ),
+        flavour=probe.flavour,
+        simulated=probe.simulated,
         processes=planned.case.knobs.processes,
         environment=environment.capture(variables, planned.versions),
         outcome=Outcome.OK if end is None else end.outcome,
@@ -66,6 +75,7 @@ def record_of(
         reason=None if end is None else end.reason,
         remedy=None if end is None else end.remedy,
         log_tail=None if end is None else end.log_tail,
+        precompiled=precompiled,
         launches=list(launches),
         statistics=statistics.summarise(launches, planned.case.measure) if end is None else None,
         verdict=verdict,

@@ -1,77 +1,41 @@
 """Running the planned cases in rounds, and writing a record as soon as a case is done.
 
 One launch of every unfinished case per round, the order reversed every round, so that a machine
-that drifts slows all cases alike. A case that fails is recorded and leaves the rounds; the others
+that drifts slows all cases alike. Asked to, it first compiles all of them, several at a time
+(`bench.run.precompiling`). A case that fails is recorded and leaves the rounds; the others
 go on. Health passes come after the round, whose launches they would pull apart. An interrupt ends
 the launch under way and records what every started case has so far.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
 
-from bench.backends import registry
+from bench.backends.base import Precompilation
 from bench.backends.temporary import temporary_folder
 from bench.results import health as training_health
-from bench.results.record import Health, Launch, Outcome, Phase
+from bench.results.record import Health, Launch, Outcome, Phase, Precompiled
 from bench.results.scratch import Scratch
 from bench.results.statistics import wanted_launches
 from bench.results.store import Store, Stored
-from bench.run import launching, recording
+from bench.run import launching, precompiling, recording
 from bench.run.ending import End
 from bench.run.health import HealthPass
 from bench.run.launching import Interrupted, Order
 from bench.run.plan import Planned
+from bench.run.precompiling import Filled, Precompiler
+from bench.run.progressing import Listener, Progressing, launch_seed, order_of
 from bench.worker.job import Event
 
 Runner = Callable[[Order, Callable[[Event], None], Callable[[], bool]], Launch | End]
-
-
-@dataclass
-class Progressing:
-    """A case under way."""
-
-    planned: Planned
-    launches: list[Launch] = field(default_factory=list)
-    wanted: int = 0
-    """Launches to reach; a precision target raises it after the pilot."""
-    used_s: float = 0.0
-    launched_here: int = 0
-    """Launches of this session, the first of which meets a cold compile cache."""
-    stored: Stored | None = None
-    """Set once the case is done."""
-    complaint: str | None = None
-    """Set when the case names something that does not exist: the user's error, not a result."""
-
-
-class Listener(Protocol):
-    """Told how the run goes; it must not raise."""
-
-    def begin(self, cases: Sequence[Progressing]) -> None:
-        """The run starts with these cases."""
-
-    def launch(self, case: Progressing, round_number: int) -> None:
-        """A launch of the case starts."""
-
-    def event(self, case: Progressing, event: Event) -> None:
-        """The launch is so far."""
-
-    def launched(self, case: Progressing, result: Launch | End, seconds: float) -> None:
-        """The launch has ended."""
-
-    def health(self, case: Progressing) -> None:
-        """The health pass of the case starts."""
-
-    def examined(self, case: Progressing, health: Health, seconds: float) -> None:
-        """The health pass has ended."""
-
-    def recorded(self, case: Progressing) -> None:
-        """The case has its record."""
+_TOLD_BY_COMPILING = (Outcome.COMPILE_FAILED, Outcome.UNSUPPORTED)
+"""Ends of an untimed run that are the case's own. Any other may have come from what ran beside it,
+so that its launch has to find it out again."""
 
 
 class Rounds:
@@ -87,6 +51,8 @@ class Rounds:
         runner: What runs one launch.
         health: What finds out whether a case trains; null: one that keeps its references beside
             the store.
+        precompiler: What fills the compile caches before the first launch; null: nothing does, and
+            the first launch of a case compiles.
     """
 
     def __init__(
@@ -100,6 +66,7 @@ class Rounds:
         stop: Callable[[], bool],
         runner: Runner = launching.run,
         health: HealthPass | None = None,
+        precompiler: Precompiler | None = None,
     ) -> None:
         self.cases = [Progressing(p, wanted=p.case.measure.launches) for p in planned]
         self.interrupted = False
@@ -110,6 +77,7 @@ class Rounds:
         self._stop = stop
         self._runner = runner
         self._health = health or HealthPass(store.root)
+        self._precompiler = precompiler
         self._caches = Path()
 
     @property
@@ -136,13 +104,58 @@ class Rounds:
             TemporaryError: there is nowhere for the compile caches.
         """
         self._listener.begin(self.cases)
-        for case in self.cases:
-            end = recording.refused(case.planned)
-            if end is not None:
-                self._finish(case, end)
-        with temporary_folder("bench-cache-") as self._caches:
-            self._all_rounds()
+        try:
+            for case in self.cases:
+                end = recording.refused(case.planned)
+                if end is not None:
+                    self._finish(case, end)
+            with temporary_folder("bench-cache-") as self._caches:
+                try:
+                    self._fill_caches()
+                except Interrupted as interrupt:
+                    self._interrupt(interrupt.phase)
+                else:
+                    self._all_rounds()
+        finally:
+            self._listener.over()
         return self.recorded
+
+    def _fill_caches(self) -> None:
+        """Compile all cases that have launches to come; what cannot be compiled is recorded.
+
+        Raises:
+            Interrupted: the run was asked to stop; no case has begun.
+        """
+        if self._precompiler is None:
+            return
+        cases, orders = [], []
+        for case in self.cases:
+            if not self._unfinished(case) or self._complete(case):
+                continue
+            plan = precompiling.how(case.planned)
+            if isinstance(plan, Precompilation):
+                cases.append(case)
+                orders.append((order_of(case, 0, self._session, self._caches), plan))
+        if not cases:
+            return
+        self._listener.precompile(cases)
+        # Closed by name: an error's traceback would hold it, and what it runs, for longer.
+        with contextlib.closing(self._precompiler.run(orders, self._stop)) as caches:
+            for filled in caches:
+                self._take(cases[filled.number], orders[filled.number][0], filled)
+
+    def _take(self, case: Progressing, order: Order, filled: Filled) -> None:
+        result = filled.result
+        self._listener.precompiled(case, result, filled.seconds)
+        if isinstance(result, Precompiled):
+            case.precompiled = result
+        elif result.bad_case:
+            case.complaint = f"{case.planned.title}: {result.reason}"
+        elif result.outcome in _TOLD_BY_COMPILING:
+            self._finish(case, result)
+        elif order.cache_folder is not None:
+            # Its launch is to say of a cold cache that it is one.
+            shutil.rmtree(order.cache_folder, ignore_errors=True)
 
     def _all_rounds(self) -> None:
         number = 0
@@ -213,7 +226,9 @@ class Rounds:
         planned, launches = case.planned, case.launches
         health = self._examine(case) if end is None and planned.has_health_pass else None
         variables = launching.environment_of(planned) if planned.probe.available else {}
-        record = recording.record_of(planned, self._session, launches, end, variables, health)
+        record = recording.record_of(
+            planned, self._session, launches, end, variables, health, case.precompiled
+        )
         path = self._store.append(record)
         case.stored = Stored(record, self._store.root, path.relative_to(self._store.root))
         # An interrupted case keeps its launches, for --resume to take over.
@@ -262,40 +277,3 @@ def examine(
     case.used_s += seconds
     listener.examined(case, health, seconds)
     return health, interrupted
-
-
-def order_of(case: Progressing, number: int, session: str, caches: Path) -> Order:
-    """Return the order of a case's next launch.
-
-    Args:
-        case: Under way.
-        number: Of the round.
-        session: Name of this invocation.
-        caches: Folder in which each case has a compile cache of its own.
-    """
-    planned, index = case.planned, len(case.launches)
-    measure = planned.case.measure
-    folder = caches / f"{planned.keys.fingerprint}-{planned.position}"
-    variables = registry.get(planned.backend).compile_cache(
-        planned.case.knobs, planned.probe, str(folder)
-    )
-    state: Literal["cold", "warm", "none"] = "none"
-    if variables is not None:
-        state = "warm" if case.launched_here else "cold"
-    return Order(
-        planned=planned,
-        index=index,
-        seed=launch_seed(planned.case.knobs.seed, index),
-        session=session,
-        round=number,
-        timeout_s=max(0.0, measure.timeout_s - case.used_s),
-        cache=state,
-        cache_folder=None if variables is None else folder,
-        cache_environment=variables or {},
-    )
-
-
-def launch_seed(seed: int, index: int) -> int:
-    """Return the seed of a launch: equal for all cases of a round, different between launches."""
-    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

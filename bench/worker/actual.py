@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from bench.backends.base import Device
 from bench.scenarios.schema import Knobs
-from bench.workload import optimizers
+from bench.workload import float8, optimizers
 from bench.workload.engines import Engine
 from bench.workload.step import Step, TrainStep
 
@@ -83,6 +83,7 @@ def actual(
             sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         ),
     }
+    found |= float8.describe(model)
     found |= _compilation(step)
     found |= engine.describe_actual()
     found |= device.describe()
@@ -109,6 +110,8 @@ def _precision(
     with device.autocast(knobs):
         square = torch.ones((8, 8), device=device.torch_device)
         product = square @ square
+    if (converted := float8.precision_of(model)) is not None:
+        return converted if product.dtype == torch.bfloat16 else None
     if product.dtype == torch.float32:
         return device.float32_format()
     return {torch.bfloat16: "amp-bf16", torch.float16: "amp-fp16"}.get(product.dtype)

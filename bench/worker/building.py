@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from bench.backends.base import Device, World
 from bench.worker.job import Job
-from bench.workload import data, engines, models, optimizers
+from bench.workload import data, engines, float8, models, optimizers
 from bench.workload.engines import Engine
 from bench.workload.step import InferStep, MovedParameters, Step, TrainStep, trainable_parameters
 
@@ -41,11 +41,12 @@ def build(job: Job, world: World, device: Device) -> Built:
     """
     knobs = job.case.knobs
     device.seed(job.seed)
-    proven = device.prove(knobs)
+    proven = {} if job.notes else device.prove(knobs)
     source = models.build(knobs)
     trainable = trainable_parameters(source.module)
-    model = device.place(source.module, knobs)
-    engine = engines.make(knobs, world)
+    module = float8.convert(source.module, knobs, source.image_size, emulate=device.emulates_float8)
+    model = device.place(module, knobs)
+    engine = engines.make(knobs, world, device.ddp_options)
     module = device.compile(engine.prepare(model), knobs)
     data_seed = job.seed + world.rank
     if job.purpose == "health":

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bench.backends.base import Device
-from bench.measure import diagnose
+from bench.measure import device_steps, diagnose
 from bench.measure.alignment import Alignment
 from bench.measure.target import Peers
-from bench.results.record import Diagnostics, Latency
+from bench.results.record import DeviceSteps, Diagnostics, Latency
 from bench.scenarios.schema import Knobs
 from bench.worker.building import Built
 from bench.workload import data
@@ -38,7 +38,8 @@ def run(
 ) -> Diagnostics:
     """Measure the loader's share, the doubling witness, latencies and the device-resident twin.
 
-    And read the clock as most scripts do, over a block as long as a window.
+    And read the clock as most scripts do, over a block as long as a window; over another, the
+    device's own where it has one.
 
     Args:
         knobs: Of the case.
@@ -59,6 +60,15 @@ def run(
     )
     if naive is None:
         skipped.append(f"naive clock: a graph was compiled in each of {_TRIES} tries")
+    own_clock: DeviceSteps | None = None
+    if device.mark() is not None:
+        own_clock = _uncompiled(
+            built,
+            peers,
+            lambda: device_steps.of_block(step, alignment, periods, device, peers=peers),
+        )
+        if own_clock is None:
+            skipped.append(f"steps by the device's clock: a graph was compiled in {_TRIES} tries")
     share: float | None = None
     twin: diagnose.Twin | None = None
     if knobs.data.source == "device":
@@ -95,6 +105,7 @@ def run(
         else _samples_per_s(knobs, naive, naive.fenced_s),
         naive_step_ms_median=None if naive is None else 1e3 * naive.median_s,
         latency=latency,
+        device_steps=own_clock,
         skipped=skipped,
     )
 

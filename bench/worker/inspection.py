@@ -58,6 +58,7 @@ def run(
         matmul_types=types,
         attention=dict(look.attention),
         matmul_source=source,
+        matmul_finite=math.isfinite(rounded.error),
         matmul_error=rounded.error if math.isfinite(rounded.error) else None,
         matmul_format=rounded.format,
         batches_seen=watched.seen,
@@ -68,16 +69,16 @@ def run(
     )
 
 
-def product_type(found: Inspection) -> str | None:
-    """Return the type in which all products ran; null: in several, or it is not known.
+def product_types(found: Inspection) -> list[str]:
+    """Return the types in which products ran; empty: they are not known.
 
-    Where the graph says fp32, the hardware may round further: then what came back from a product
-    decides.
+    Where the graph says fp32 throughout, the hardware may round further: then what came back from a
+    product decides.
     """
-    if found.matmul_types is None or len(found.matmul_types) != 1:
-        return None
-    (name,) = found.matmul_types
-    return found.matmul_format if name == "fp32" else name
+    types = sorted(found.matmul_types or {})
+    if types == ["fp32"]:
+        return [found.matmul_format] if found.matmul_format is not None else []
+    return types
 
 
 def _wanted(knobs: Knobs) -> int:

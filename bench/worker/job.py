@@ -25,6 +25,7 @@ TURN_VARIABLE = "BENCH_TURN_FD"
 JOB_FILE = "job.json"
 RESULT_FILE = "launch.json"
 HEALTH_FILE = "health.json"
+PRECOMPILED_FILE = "precompiled.json"
 RENDEZVOUS_FILE = "rendezvous"
 
 
@@ -65,8 +66,14 @@ class Job(Strict):
     """Before every window, wait for the parent's word that the launch beside this one rests."""
     cpus: tuple[int, ...] | None = None
     """From the first step on, compute on these; null: on any."""
-    purpose: Literal["measure", "health"] = "measure"
-    """`health`: updates on one batch that all ranks share, and nothing timed."""
+    purpose: Literal["measure", "health", "precompile", "compile"] = "measure"
+    """`health`: updates on one batch that all ranks share, and nothing timed. `precompile`: a few
+    untimed steps, for the compile cache that they leave. `compile`: no step, and no device: what
+    another run has noted is compiled."""
+    notes: bool = False
+    """The device notes its graphs and computes nothing: no value that it returns means anything."""
+    jobs: int = 1
+    """Of `compile`: graphs to compile at once."""
 
 
 class FailureKind(enum.StrEnum):

@@ -10,20 +10,23 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
-from bench.backends.base import Unsupported, World
+from bench.backends import registry
+from bench.backends.base import CompileFailed, Unsupported, World
 from bench.backends.registry import BackendError
 from bench.measure.target import ClockError
 from bench.measure.windows import NoCleanWindow
 from bench.results.health import HealthRun
-from bench.results.record import Launch, Phase
+from bench.results.record import Launch, Phase, Precompiled
 from bench.worker import lifeline
 from bench.worker.errors import CollectivesNotRealError
 from bench.worker.events import Events
 from bench.worker.job import (
     HEALTH_FILE,
     JOB_VARIABLE,
+    PRECOMPILED_FILE,
     RESULT_FILE,
     Failure,
     FailureKind,
@@ -35,12 +38,13 @@ from bench.workload.errors import BadCase
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 _PEER_WORDS = ("connection closed by peer", "connection reset by peer", "timed out waiting")
-_OURS = (BackendError, ClockError, CollectivesNotRealError, Unsupported)
+_OURS = (BackendError, ClockError, CollectivesNotRealError, CompileFailed, Unsupported)
 """Their messages say what happened without the name of a class."""
 _KINDS = (
     (BadCase, FailureKind.BAD_CASE),
     (NoCleanWindow, FailureKind.UNSETTLED),
     (Unsupported, FailureKind.UNSUPPORTED),
+    (CompileFailed, FailureKind.COMPILE),
 )
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch_xla._dynamo")
 
@@ -54,6 +58,8 @@ def main() -> None:
     run, name = {
         "measure": (run_rank, RESULT_FILE),
         "health": (run_health, HEALTH_FILE),
+        "precompile": (run_precompile, PRECOMPILED_FILE),
+        "compile": (run_compile, PRECOMPILED_FILE),
     }[job.purpose]
     try:
         found = run(job, world, Events(world.rank))
@@ -107,24 +113,82 @@ def run_health(job: Job, world: World, events: Events) -> HealthRun | None:
         raise _failed(error, job, world, events) from error
 
 
+def run_precompile(job: Job, world: World, events: Events) -> Precompiled | None:
+    """Run the untimed steps on this rank; returns what was compiled on rank 0 and null elsewhere.
+
+    Raises:
+        RankFailed: after the reason was written into the job's folder and onto stderr.
+    """
+    try:
+        events.enter(Phase.IMPORT)
+        from bench.worker import precompile
+
+        return precompile.run(job, world, events)
+    except Exception as error:
+        raise _failed(error, job, world, events) from error
+
+
+def run_compile(job: Job, world: World, events: Events) -> Precompiled:
+    """Compile what another run has noted.
+
+    Raises:
+        RankFailed: after the reason was written into the job's folder and onto stderr.
+    """
+    try:
+        events.enter(Phase.FIRST_STEP)
+        begin = time.perf_counter()
+        graphs = registry.get(job.backend).compile_noted(job.jobs)
+        return Precompiled(compiles=graphs, seconds=time.perf_counter() - begin)
+    except Exception as error:
+        raise _failed(error, job, world, events) from error
+
+
 def _failed(error: Exception, job: Job, world: World, events: Events) -> RankFailed:
     traceback.print_exception(error)
-    failure = describe(error, world.rank, events.phase)
+    failure = describe(error, world.rank, events.phase, *_words(job.backend))
     write_atomically(failure_file(Path(job.folder), world.rank), failure.model_dump_json())
     return RankFailed(failure)
 
 
-def describe(error: Exception, rank: int, phase: Phase) -> Failure:
-    """Return what a rank knows about its own end."""
+def describe(
+    error: Exception,
+    rank: int,
+    phase: Phase,
+    compiler_words: Collection[str] = (),
+    memory_words: Collection[str] = (),
+) -> Failure:
+    """Return what a rank knows about its own end.
+
+    Args:
+        error: That ended it.
+        rank: Its own.
+        phase: In which it came.
+        compiler_words: What an error says that the device's compiler has caused.
+        memory_words: What one says for want of the device's memory.
+    """
     text = f"{type(error).__name__}: {error}"
+    kind = _kind(error, text.lower())
+    if kind is FailureKind.EXCEPTION and any(words in text for words in memory_words):
+        kind = FailureKind.OUT_OF_MEMORY
+    if kind is FailureKind.EXCEPTION and any(words in text for words in compiler_words):
+        kind = FailureKind.COMPILE
     return Failure(
         rank=rank,
-        kind=_kind(error, text.lower()),
+        kind=kind,
         phase=phase,
         message=_message(error, text),
         refusal=error.refusal if isinstance(error, Unsupported) else None,
         time=time.time(),
     )
+
+
+def _words(backend: str) -> tuple[Collection[str], Collection[str]]:
+    """Return a backend's words for its compiler's errors, and for want of memory."""
+    try:
+        adapter = registry.get(backend)
+    except BackendError:
+        return (), ()  # that there is no such adapter is what is being told
+    return adapter.compiler_words, adapter.memory_words
 
 
 def _message(error: Exception, text: str) -> str:

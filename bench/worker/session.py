@@ -97,7 +97,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         diagnostics=diagnosed,
         inspection=inspected,
         flops_per_sample=counted.per_sample,
-        peak=_peak(job, device, inspected),
+        peaks=_peaks(job, device, inspected),
         in_turns=job.in_turns,
     )
     report = RankReport(
@@ -160,7 +160,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         diagnostics=diagnosed,
         inspection=_with_reason(inspected, counted),
         flops_per_sample=evidence.flops_per_sample,
-        peak=evidence.peak,
+        peak=evidence.peaks[0] if len(evidence.peaks) == 1 else None,
         actual=dict(evidence.actual),
     )
 
@@ -213,11 +213,12 @@ def _counted(job: Job, built: Built) -> Flops:
     return flops.count(job.case.knobs, built.image_size) if job.index == 0 else Flops()
 
 
-def _peak(job: Job, device: Device, inspected: Inspection | None) -> Peak | None:
-    """Return the device's peak in the type of all products; null: in several, or not known."""
-    dtype = inspection.product_type(inspected) if inspected is not None else None
-    peak = device.peak(dtype, job.probe.device_model) if dtype is not None else None
-    return None if peak is None else Peak.model_validate(peak.model_dump())
+def _peaks(job: Job, device: Device, inspected: Inspection | None) -> tuple[Peak, ...]:
+    """Return the device's peak in every type of products; empty: one of them is not known."""
+    types = inspection.product_types(inspected) if inspected is not None else []
+    found = [device.peak(dtype, job.probe.device_model) for dtype in types]
+    known = tuple(Peak.model_validate(peak.model_dump()) for peak in found if peak is not None)
+    return known if len(known) == len(found) else ()
 
 
 def _with_reason(inspected: Inspection | None, counted: Flops) -> Inspection | None:

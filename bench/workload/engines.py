@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,15 +51,20 @@ class PlainEngine(Engine):
 
 
 class DdpEngine(Engine):
-    """DistributedDataParallel over an initialised default process group."""
+    """DistributedDataParallel over an initialised default process group.
 
-    def __init__(self) -> None:
+    Args:
+        options: What the device needs DDP to be told; null: nothing.
+    """
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self._options = dict(options or {})
         self._wrapped: torch.nn.Module | None = None
 
     def prepare(self, module: torch.nn.Module) -> torch.nn.Module:
         """Wrap the module; its parameters are broadcast from rank 0."""
         if any(p.requires_grad for p in module.parameters()):
-            module = torch.nn.parallel.DistributedDataParallel(module)
+            module = torch.nn.parallel.DistributedDataParallel(module, **self._options)
         self._wrapped = module
         return module
 
@@ -78,10 +84,10 @@ class DdpEngine(Engine):
         }
 
 
-def make(knobs: Knobs, world: World) -> Engine:
-    """Return the engine a case asks for."""
+def make(knobs: Knobs, world: World, ddp_options: Mapping[str, Any] | None = None) -> Engine:
+    """Return the engine a case asks for, DDP with what the device needs it to be told."""
     if knobs.engine == "ddp":
-        return DdpEngine()
+        return DdpEngine(ddp_options)
     if world.size != 1:
         raise ValueError(f"engine=plain in a world of {world.size}: the schema refuses this")
     return PlainEngine()

@@ -38,6 +38,9 @@ class TestPrecision:
             ("bf16", {"bf16": 150, "fp32": 72}, "bf16"),
             ("bf16-env", {"bf16": 42}, "bf16"),
             ("bf16-env", {"fp32": 42}, "bf16"),
+            # A ViT of 12 blocks: fused attention, the classifier and the patches stay in bf16.
+            ("fp8-tensorwise", {"fp8": 144, "bf16": 29}, "bf16"),
+            ("fp8-rowwise", {"fp8": 144, "bf16": 29, "fp32": 1}, "bf16"),
         ],
     )
     def test_what_honest_runs_show_passes(
@@ -72,6 +75,12 @@ class TestPrecision:
             ("fp32", {"fp32": 32, "int8": 1}, "fp32"),
             ("amp-bf16", {"bf16": 32, "fp8": 1}, "bf16"),
             ("bf16", {"bf16": 32, "fp16": 1}, "bf16"),
+            # Layers that were left as they were, converted in part, or emulated.
+            ("fp8-tensorwise", {"bf16": 173}, "bf16"),
+            ("fp8-rowwise", {"fp8": 12, "bf16": 161}, "bf16"),
+            ("fp8-rowwise", {"fp32": 144, "bf16": 29}, "bf16"),
+            ("fp8-tensorwise", {"fp8": 144, "fp16": 29}, "bf16"),
+            ("fp8-tensorwise", {"fp8": 144, "bf16": 29}, "fp32"),
             ("bf16", {"bf16": 32, "bf16+fp8": 1}, "bf16"),
             # The environment variable that did not act.
             ("bf16-env", {"bf16": 33}, "fp32"),
@@ -81,6 +90,74 @@ class TestPrecision:
         self, asked: str, types: dict[str, int] | None, rounds_to: str | None
     ) -> None:
         assert precision(asked, matmul_types=types, matmul_format=rounds_to)[0] is FAIL
+
+    @pytest.mark.parametrize(
+        ("cast", "rounds_to", "result"),
+        [
+            ("bf16", "bf16", PASS),
+            ("fp16", "fp16", PASS),
+            ("tf32", "tf32", PASS),
+            ("fp8_e4m3", "fp8", PASS),
+            # A compiler that did not cast, and one that cast to something else.
+            ("bf16", "fp32", FAIL),
+            ("fp8_e4m3", "bf16", FAIL),
+            # A product that rounds to nothing known: the types are the same either way.
+            ("bf16", None, FAIL),
+            ("fp8_e4m3", None, FAIL),
+        ],
+    )
+    def test_a_cast_by_the_compiler_shows_in_the_rounding_and_in_no_type(
+        self, cast: str, rounds_to: str | None, result: CheckResult
+    ) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": cast}),
+            inspection=Inspection(
+                matmul_types={"fp32": 33},
+                matmul_format=rounds_to,
+                matmul_finite=True,
+                matmul_error=0.5,
+            ),
+        )
+        assert check.result is result
+        assert f"asked fp32 cast to {cast} by the compiler" in check.evidence
+        assert "33 in fp32" in check.evidence
+        assert "which look the same whether or not they are rounded" in check.evidence
+
+    def test_nothing_is_said_of_a_cast_where_no_product_tells(self) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": "bf16"}),
+            inspection=Inspection(matmul_types={"fp32": 33}),
+        )
+        assert check.result is NA
+
+    @pytest.mark.parametrize("rounds_to", ["bf16", None])
+    def test_types_that_were_not_asked_for_fail_though_a_compiler_casts(
+        self, rounds_to: str | None
+    ) -> None:
+        check = found(
+            "precision_ran",
+            knobs=knobs(neuron={"auto_cast": "all", "auto_cast_type": "bf16"}),
+            inspection=Inspection(matmul_types={"fp16": 33}, matmul_format=rounds_to),
+        )
+        assert check.result is FAIL
+
+    @pytest.mark.parametrize(("finite", "result"), [(True, FAIL), (None, NA)])
+    def test_nor_do_types_show_tf32(self, finite: bool | None, result: CheckResult) -> None:
+        types = {"fp32": 33}
+        assert precision("tf32", matmul_types=types, matmul_finite=finite)[0] is result
+
+    @pytest.mark.parametrize("asked", ["fp32", "tf32", "amp-bf16", "bf16", "fp8-rowwise"])
+    def test_a_product_that_is_no_number_fails_whatever_was_asked_for(self, asked: str) -> None:
+        types = {"fp32": 33} if asked in ("fp32", "tf32") else {"bf16": 33}
+        types = {"fp8": 33} if asked == "fp8-rowwise" else types
+        result, text = precision(asked, matmul_types=types, matmul_finite=False)
+        assert result is FAIL
+        assert "a known product came back as NaN or infinity" in text
+
+    def test_without_a_cast_the_types_alone_are_a_witness(self) -> None:
+        assert precision("fp32", matmul_types={"fp32": 33}, matmul_format=None)[0] is PASS
 
     def test_the_evidence_gives_both_witnesses(self) -> None:
         _, text = precision(
@@ -117,7 +194,12 @@ class TestPrecision:
 
 
 def speed(samples_per_s: float | None, **changes: Any) -> tuple[CheckResult, str]:
-    evidence = {"flops_per_sample": 105e9, "peak": H200, "samples_per_s": samples_per_s, **changes}
+    evidence = {
+        "flops_per_sample": 105e9,
+        "peaks": (H200,),
+        "samples_per_s": samples_per_s,
+        **changes,
+    }
     check = found("flops_below_peak", **evidence)
     return check.result, check.evidence
 
@@ -136,12 +218,19 @@ class TestPeak:
 
     def test_an_unknown_device_is_not_judged(self) -> None:
         looked = Inspection(matmul_types={"fp32": 1})
-        result, text = speed(1e9, peak=None, inspection=looked)
+        result, text = speed(1e9, peaks=(), inspection=looked)
         assert (result, text) == (
             NA,
-            "no peak is known for this device in the type of its products",
+            "no peak is known for this device in every type of its products",
         )
-        assert speed(1e9, peak=None)[1] == "this launch was not looked into"
+        assert speed(1e9, peaks=())[1] == "this launch was not looked into"
+
+    def test_products_in_several_types_are_held_against_the_fastest(self) -> None:
+        fp8 = H200.model_copy(update={"flops_per_s": 1979e12, "dtype": "fp8"})
+        assert speed(9_430, peaks=(H200, fp8))[0] is PASS
+        result, text = speed(18_900, peaks=(H200, fp8))
+        assert result is FAIL
+        assert "1979 TFLOP/s of NVIDIA H200 SXM in fp8" in text
 
     @pytest.mark.parametrize("unknown", ["flops_per_sample", "samples_per_s"])
     def test_an_unknown_model_or_rate_is_not_judged(self, unknown: str) -> None:

@@ -24,6 +24,28 @@ class FakeStream:
         self._log.append(f"{self.name} waits for {event}")
 
 
+class FakeEvent:
+    """An event whose moment on the GPU is that of its record, a millisecond after the last one."""
+
+    def __init__(self, cuda: FakeCuda, *, enable_timing: bool) -> None:
+        assert enable_timing, "an event without timing has no time"
+        self._cuda = cuda
+        self._at_ms: float | None = None
+
+    def record(self, stream: FakeStream) -> None:
+        self._cuda.gpu_ms += 1.0
+        self._at_ms = self._cuda.gpu_ms
+        self._cuda.log.append(f"timed event on {stream.name}")
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        """Return milliseconds; as on a GPU, an error until both are recorded and done."""
+        if self._at_ms is None or later._at_ms is None:
+            raise RuntimeError("Both events must be recorded before calculating elapsed time.")
+        if not self._cuda.log[-1].startswith("synchronize"):
+            raise RuntimeError("Both events must be completed before calculating elapsed time.")
+        return later._at_ms - self._at_ms
+
+
 class FakeProperties:
     uuid = UUID
 
@@ -36,6 +58,10 @@ class FakeCuda:
         self.statistics: dict[str, int] = {}
         self.default = FakeStream("default", self.log)
         self.current = self.default
+        self.gpu_ms = 0.0
+
+    def Event(self, enable_timing: bool = False) -> FakeEvent:  # noqa: N802 - torch's own name
+        return FakeEvent(self, enable_timing=enable_timing)
 
     def set_device(self, device: Any) -> None:
         self.log.append(f"set {device}")

@@ -1,19 +1,15 @@
-"""Backends without their device, or without an adapter: each says what is here and what to do."""
+"""CUDA without its device: the probe says what is here and what to do."""
 
 from __future__ import annotations
 
 import ctypes.util
-import importlib.metadata
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.backends.base import Backend, Probe, World
+from bench.backends.base import Backend, Probe
 from bench.backends.cuda import CudaBackend
-from bench.backends.neuron import NeuronBackend
-from bench.scenarios.schema import Knobs
 
 SOME_LIBRARY = ctypes.util.find_library("c") or "libc.so.6"
 NO_LIBRARY = "libno-such-driver.so.1"
@@ -24,16 +20,6 @@ def touch(root: Path, *names: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
-
-
-def distributions(**versions: str) -> Callable[[str], str]:
-    def version(name: str) -> str:
-        try:
-            return versions[name.replace("-", "_")]
-        except KeyError:
-            raise importlib.metadata.PackageNotFoundError(name) from None
-
-    return version
 
 
 def unavailable(backend: Backend) -> Probe:
@@ -79,38 +65,3 @@ def test_a_gpu_without_torch_says_what_to_install(
 def test_the_control_device_of_the_driver_is_no_gpu(tmp_path: Path) -> None:
     root = touch(tmp_path, "dev/nvidiactl", "dev/nvidia-uvm", "proc/driver/nvidia/version")
     assert "no GPU is visible" in (unavailable(CudaBackend(root, NO_LIBRARY)).reason or "")
-
-
-def test_without_a_device_neuron_says_so(tmp_path: Path) -> None:
-    probe = unavailable(NeuronBackend(tmp_path, distributions()))
-    assert "no Neuron device" in (probe.reason or "")
-    assert "aws-neuronx-dkms" in (probe.remedy or "")
-
-
-def test_the_placeholder_from_pypi_is_unmasked(tmp_path: Path) -> None:
-    stub = distributions(torch_neuronx="1.0")
-    for root in (tmp_path, touch(tmp_path, "dev/neuron0")):
-        probe = unavailable(NeuronBackend(root, stub))
-        assert "placeholder" in (probe.reason or "")
-        assert "https://pip.repos.neuron.amazonaws.com" in (probe.remedy or "")
-
-
-def test_a_device_without_software_is_told_apart(tmp_path: Path) -> None:
-    probe = unavailable(NeuronBackend(touch(tmp_path, "dev/neuron0"), distributions()))
-    assert "torch-neuronx is not installed" in (probe.reason or "")
-
-
-def test_with_the_whole_stack_neuron_says_that_the_adapter_is_missing(tmp_path: Path) -> None:
-    real = distributions(torch_neuronx="2.9.0.2.15.32035")
-    probe = unavailable(NeuronBackend(touch(tmp_path, "dev/neuron0"), real))
-    assert "torch-neuronx 2.9.0.2.15.32035" in (probe.reason or "")
-    assert "has no Neuron adapter" in (probe.reason or "")
-
-
-@pytest.mark.parametrize("backend", [NeuronBackend()])
-def test_nothing_is_ever_opened_there(backend: Backend) -> None:
-    with pytest.raises(RuntimeError, match="never started"):
-        backend.open(Knobs(), World())
-    probe = Probe(backend=backend.name, available=False)
-    assert backend.refusals(Knobs(), probe) == []
-    assert backend.environment(Knobs(), probe) == {}

@@ -100,6 +100,21 @@ def test_a_flag_that_somebody_switched_is_not_taken_for_what_was_asked(opened: O
     assert ran(device, case) == "tf32"
 
 
+def test_marks_are_events_on_the_stream_that_computes_and_are_read_after_a_fence(
+    opened: Open,
+) -> None:
+    cuda = FakeCuda()
+    device = opened(cuda=cuda)
+    earlier = device.mark()
+    cuda.gpu_ms += 6.0
+    later = device.mark()
+    assert cuda.log[-2:] == ["timed event on default"] * 2
+    with pytest.raises(RuntimeError, match="completed"):
+        device.between_s(earlier, later)
+    device.fence()
+    assert device.between_s(earlier, later) == 0.007
+
+
 def test_host_batches_are_copied_ahead_and_resident_ones_handed_out(opened: Open) -> None:
     cuda = FakeCuda()
     device = opened(cuda=cuda)

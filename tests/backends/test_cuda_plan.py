@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.backends import cuda
-from bench.backends.base import Probe
+from bench.backends.base import Precompilation, Probe
 from bench.backends.cuda import CudaBackend
+from bench.scenarios.compose import load
+from bench.scenarios.expand import expand
 from bench.scenarios.schema import Knobs
+from tests.run import test_cuda_runs
 
 BACKEND = CudaBackend()
 FACTS: dict[str, Any] = {
@@ -18,6 +22,7 @@ FACTS: dict[str, Any] = {
     "nccl": "2.30.7",
     "triton": True,
     "cc": "gcc",
+    "torchao": True,
     "alike": True,
     "tf32_forbidden": False,
 }
@@ -57,6 +62,8 @@ def test_every_precision_of_a_current_gpu_runs(precision: str) -> None:
         {"task": "infer", "compile": "inductor", "compile_mode": "reduce-overhead"},
         {"compile": "inductor", "compile_mode": "max-autotune"},
         {"optimizer_impl": "fused", "channels_last": True},
+        {"precision": "fp8-tensorwise", "compile": "inductor"},
+        {"precision": "fp8-rowwise", "compile": "inductor", "compile_mode": "max-autotune"},
         {"optimizer_impl": "capturable"},
         {"data": {"workers": 4, "pin_memory": True, "prefetch": 3}},
         {"gradient_accumulation": 4, "compile": "inductor"},
@@ -82,6 +89,25 @@ def test_what_a_gpu_honours_is_refused_nothing(values: dict[str, Any]) -> None:
         ({"precision": "bf16"}, T4, "precision", "bfloat16"),
         ({"precision": "tf32"}, probe(tf32_forbidden=True), "precision", "NVIDIA_TF32_OVERRIDE"),
         ({"precision": "tf32"}, probe(flavour="rocm", capability=None), "precision", "AMD"),
+        ({"precision": "fp8-rowwise"}, H200, "precision", "set compile=inductor"),
+        (
+            {"precision": "fp8-tensorwise", "compile": "inductor"},
+            probe(capability=[8, 6]),
+            "precision",
+            "capability 8.6, and the tensor cores multiply float8 from 8.9 on",
+        ),
+        (
+            {"precision": "fp8-tensorwise", "compile": "inductor"},
+            probe(torchao=False),
+            "precision",
+            "accelbench[fp8]",
+        ),
+        (
+            {"precision": "fp8-rowwise", "compile": "inductor"},
+            probe(flavour="rocm", capability=None, arch="gfx90a:sramecc+:xnack-"),
+            "precision",
+            "MI300",
+        ),
         ({"compile": "openxla"}, H200, "compile", "torch_xla"),
         ({"compile": "inductor"}, probe(triton=False), "compile", "Triton"),
         ({"compile": "inductor"}, probe(cc=None), "compile", "C compiler"),
@@ -127,6 +153,8 @@ def test_fp16_is_what_an_older_gpu_has() -> None:
 def test_an_amd_gpu_is_not_judged_by_a_compute_capability() -> None:
     amd = probe(flavour="rocm", capability=None)
     assert refused(knobs(precision="amp-bf16", compile="inductor"), amd) == {}
+    mi300 = probe(flavour="rocm", capability=None, arch="gfx942:sramecc+:xnack-")
+    assert refused(knobs(precision="fp8-rowwise", compile="inductor"), mi300) == {}
 
 
 def test_the_devices_that_are_visible_stay_the_users_choice() -> None:
@@ -160,3 +188,45 @@ def test_a_compiled_case_has_caches_of_its_own() -> None:
 
 def test_launches_on_a_gpu_do_not_take_turns() -> None:
     assert not BACKEND.two_at_once(knobs(), H200)
+
+
+class TestPrecompilation:
+    CASE = knobs(compile="inductor")
+
+    def test_each_case_has_gpus_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        four = H200.model_copy(update={"device_count": 4})
+        assert BACKEND.precompilation(self.CASE, four) == Precompilation(
+            devices=("0", "1", "2", "3"), shown_by="CUDA_VISIBLE_DEVICES"
+        )
+
+    def test_they_are_among_those_that_the_user_shows(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-5f")
+        found = BACKEND.precompilation(self.CASE, H200)
+        assert isinstance(found, Precompilation)
+        assert found.devices == ("2", "MIG-5f")
+
+    def test_amds_are_used_one_case_after_the_other(self) -> None:
+        amd = H200.model_copy(update={"flavour": "rocm"})
+        assert BACKEND.precompilation(self.CASE, amd) == Precompilation(alone=True)
+
+    def test_eager_cases_have_nothing_to_compile(self) -> None:
+        assert BACKEND.precompilation(knobs(), H200) is None
+
+
+@pytest.mark.parametrize("facts", [{}, {"alike": False}])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("capability", [[6, 1], [7, 0], [7, 5], [8, 0], [8, 6], [8, 9], [10, 0]])
+def test_the_runs_on_a_gpu_expect_what_is_refused_there(
+    tmp_path: Path, capability: list[int], count: int, facts: dict[str, Any]
+) -> None:
+    file = tmp_path / "on-cuda.yaml"
+    head = test_cuda_runs.HEAD.format(name="on-cuda")
+    file.write_text(head + test_cuda_runs.CASES, encoding="utf-8")
+    cases = expand(load(str(file), []), sweeps={}, refused=lambda _: False)
+    gpu = probe(count=count, capability=capability, **facts)
+    found = {case.case for case in cases if BACKEND.refusals(case.knobs, gpu)}
+    # That one shows where the model is built.
+    assert found | {"fp8, odd batch"} == test_cuda_runs.refused_by(gpu)

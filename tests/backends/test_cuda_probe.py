@@ -25,7 +25,14 @@ class FakeTensor:
 
 
 def a_gpu(name: str = "NVIDIA H200", major: int = 9, minor: int = 0) -> Any:
-    return SimpleNamespace(name=name, major=major, minor=minor, total_memory=2**37, uuid=UUID)
+    return SimpleNamespace(
+        name=name,
+        major=major,
+        minor=minor,
+        total_memory=2**37,
+        uuid=UUID,
+        gcnArchName="gfx942",
+    )
 
 
 def fake_torch(
@@ -73,6 +80,8 @@ def test_the_facts_are_what_refusals_and_readers_need() -> None:
     assert facts["capability"] == [9, 0]
     assert (facts["cuda"], facts["driver"], facts["nccl"]) == ("13.2", "580.65.06", "2.30.7")
     assert (facts["power_limit_w"], facts["ecc"], facts["mig"]) == (700.0, True, False)
+    assert facts["arch"] is None
+    assert isinstance(facts["torchao"], bool)
     assert facts["alike"] is True
     assert ask(fake_torch(a_gpu(), a_gpu("NVIDIA L4"))).facts["alike"] is False
 
@@ -120,6 +129,7 @@ def test_amds_gpus_come_as_another_flavour_without_nvml() -> None:
     assert probe.available
     assert (probe.flavour, probe.device_model) == ("rocm", "AMD Instinct MI300X")
     assert probe.facts["capability"] is None
+    assert probe.facts["arch"] == "gfx942"
     assert library.calls == []
     assert any("energy" in warning and "AMD" in warning for warning in probe.warnings)
 

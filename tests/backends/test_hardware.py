@@ -1,19 +1,18 @@
-"""On machines with an accelerator: what the probe says of it. Run by `tox -e cuda|neuron`."""
+"""On machines with an accelerator: what the probe says of it. Run by tox -e cuda|neuron-device."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
+from bench.backends import neuron_cores
 from bench.backends.registry import Prober
-
-HAS_NVIDIA = Path("/proc/driver/nvidia/version").exists()
-HAS_NEURON = Path("/dev/neuron0").exists()
+from tests import devices
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not HAS_NVIDIA, reason="no NVIDIA driver here: run tox -e cuda where one is")
+@pytest.mark.skipif(not devices.has_nvidia(), reason=devices.NO_NVIDIA)
 def test_a_gpu_is_seen_preferred_and_described() -> None:
     prober = Prober()
     probe = prober.probe("cuda")
@@ -28,10 +27,23 @@ def test_a_gpu_is_seen_preferred_and_described() -> None:
 
 
 @pytest.mark.neuron
-@pytest.mark.skipif(not HAS_NEURON, reason="no Neuron device here: run tox -e neuron where one is")
-def test_a_neuron_device_is_seen_and_what_is_missing_is_named() -> None:
-    probe = Prober().probe("neuron")
+@pytest.mark.skipif(not devices.has_neuron(), reason=devices.NO_NEURON)
+def test_a_neuron_core_is_seen_preferred_and_described() -> None:
+    prober = Prober()
+    probe = prober.probe("neuron")
 
-    assert not probe.available
-    assert probe.reason is not None
-    assert "no Neuron device" not in probe.reason
+    assert probe.available, f"{probe.reason}; {probe.remedy}"
+    assert prober.best() == probe
+    assert probe.flavour in ("xla", "native")
+    assert not probe.simulated
+    assert probe.device_model
+    listed = neuron_cores.neuron_ls()
+    assert listed is not None, "neuron-ls tells no cores: is aws-neuronx-tools installed?"
+    assert probe.facts[neuron_cores.PHYSICAL] == listed
+    in_one = neuron_cores.lnc(str(probe.facts["family"]), os.environ)
+    assert in_one is not None
+    shown = probe.facts[neuron_cores.SHOWN]
+    cores = len(shown) if isinstance(shown, list) else listed // in_one
+    assert probe.device_count == cores
+    assert probe.facts["instance"]
+    assert probe.facts["neuronx_cc"], probe.warnings

@@ -86,6 +86,8 @@ def test_a_type_that_is_not_there_has_no_peak() -> None:
     assert load().find("TPU v4", "fp32") is None
     assert load().find("NVIDIA GeForce RTX 4090", "fp16") is None
     assert load().find("NVIDIA H200", "bf16+fp32") is None
+    assert load().find("TPU v5", "int8") is None
+    assert load().find("NVIDIA H200 NVL", "fp8") is None
 
 
 @pytest.mark.parametrize("part", SHIPPED.parts, ids=lambda part: part.device)
@@ -119,6 +121,21 @@ def test_a_users_own_table_comes_first_and_the_shipped_one_stays(tmp_path: Path)
     # What hides a part hides it whole: its other types are not mixed in from somewhere else.
     assert mine.find("NVIDIA H200", "tf32") is None
     assert mine.find("NVIDIA L4", "bf16") == load().find("NVIDIA L4", "bf16")
+
+
+def test_the_environment_names_the_users_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(peaks.VARIABLE, raising=False)
+    assert peaks.users() is None
+    path = written(tmp_path, MINE)
+    monkeypatch.setenv(peaks.VARIABLE, str(path))
+    assert peaks.users() == path
+    found = load(peaks.users()).find("mine", "bf16")
+    assert found is not None
+    assert found.flops_per_s == 1e12
+    monkeypatch.setenv(peaks.VARIABLE, "")
+    assert peaks.users() is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.backends import host, xla
-from bench.backends.base import Probe
+from bench.backends.base import Precompilation, Probe, Refusal
 from bench.scenarios.schema import Knobs
 
 BACKEND = xla.XlaBackend()
@@ -59,7 +59,9 @@ def test_an_ordinary_case_is_refused_nothing() -> None:
         ({"optimizer_impl": "fused"}, "optimizer_impl", "kernel"),
         ({"optimizer_impl": "capturable"}, "optimizer_impl", "CUDA graphs"),
         ({"precision": "tf32"}, "precision", "NVIDIA"),
-        ({"precision": "amp-fp16"}, "precision", "amp-bf16"),
+        ({"precision": "amp-fp16"}, "precision", "loss scaling"),
+        ({"precision": "amp-fp16", "task": "infer"}, "precision", "autocast is for bfloat16"),
+        ({"precision": "fp8-rowwise"}, "precision", "float8"),
         ({"channels_last": True}, "channels_last", "layout"),
         ({"data": {"pin_memory": True}}, "data.pin_memory", "page-locked"),
         ({"engine": "ddp"}, "engine", "process group"),
@@ -232,3 +234,10 @@ def test_a_tpu_is_chosen_only_with_its_library(
     assert not xla._usable_tpu(tmp_path)
     monkeypatch.setenv("TPU_LIBRARY_PATH", os.fspath(tmp_path / "libtpu.so"))
     assert xla._usable_tpu(tmp_path)
+
+
+def test_only_a_tpu_is_precompiled_for_one_case_after_the_other() -> None:
+    assert BACKEND.precompilation(knobs(), ON_TPU) == Precompilation(alone=True)
+    found = BACKEND.precompilation(knobs(), ON_CPU)
+    assert isinstance(found, Refusal)
+    assert "cannot load again" in found.reason

@@ -55,6 +55,12 @@ def test_a_request_that_cannot_be_met_is_refused(
     assert re.search(message, refuses(bench, "run", *arguments, *TOY))
 
 
+def test_a_table_of_peaks_that_cannot_be_read_is_named_before_anything_runs(bench: Bench) -> None:
+    bench.environment["BENCH_PEAKS"] = "no-such-peaks.json"
+    said = refuses(bench, "run", bench.scenario("mine"), *TOY)
+    assert said == "no-such-peaks.json: No such file or directory"
+
+
 def test_an_unknown_backend_is_told_with_the_known_ones(bench: Bench) -> None:
     said = refuses(bench, "run", bench.scenario("mine"), "--backend", "cudaa")
     assert said == (

@@ -10,7 +10,7 @@ import pytest
 
 from bench.backends.base import Probe, Refusal
 from bench.cli.progress import PlainProgress, TerminalProgress, listener
-from bench.results.record import Health, Keys, Outcome, Phase
+from bench.results.record import Health, Keys, Outcome, Phase, Precompiled
 from bench.results.statistics import summarise
 from bench.results.store import Stored
 from bench.run.ending import End
@@ -266,3 +266,78 @@ def test_a_terminal_has_an_expected_time_from_the_first_moment() -> None:
     (launch,) = launches_of(100.0)
     shown.launched(case, launch, 1.0)
     assert "of about 0:32" in stream.getvalue()
+
+
+COMPILED = Precompiled(compiles=3, seconds=20.0)
+BROKEN = End(outcome=Outcome.COMPILE_FAILED, phase=Phase.FIRST_STEP, reason="no such kernel")
+
+
+def test_what_is_compiled_beforehand_is_told_and_is_none_of_the_launches_time(told: Told) -> None:
+    # A launch each, of 10 + 1 + 5 s.
+    cases = [a_progressing(name, launches=1, budget_s=10.0) for name in "ab"]
+    told.progress.begin(cases)
+    told.lines()
+    told.progress.precompile(cases)
+    told.time_s += 20.0
+    told.progress.precompiled(cases[0], COMPILED, 20.0)
+    told.time_s += 10.0
+    told.progress.precompiled(cases[1], COMPILED, 30.0)
+    assert told.lines() == [
+        "precompiling 2 cases",
+        "  quick / a on cpu: 3 compiled (0:20)",
+        "  quick / b on cpu: 3 compiled (0:30)",
+    ]
+    told.progress.launch(cases[0], 0)
+    told.lines()
+    told.progress.event(cases[0], event(Phase.BUILD))
+    assert told.lines() == ["  building (0:30 of about 1:02)"]
+
+
+def test_a_cache_that_could_not_be_filled_says_why(told: Told) -> None:
+    case = a_progressing()
+    told.progress.begin([case])
+    told.progress.precompile([case])
+    told.lines()
+    told.progress.precompiled(case, BROKEN, 4.0)
+    (line,) = told.lines()
+    assert line == (
+        "  quick / a on cpu: not precompiled: compile_failed in first_step: no such kernel (0:04)"
+    )
+
+
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
+
+
+def test_a_terminal_takes_the_line_about_caches_away_when_the_run_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    cases = [a_progressing(name) for name in "ab"]
+    shown = TerminalProgress(stream)
+    shown.begin(cases)
+    shown.precompile(cases)
+    assert HIDDEN in stream.getvalue()
+    assert SHOWN not in stream.getvalue()
+    shown.over()
+    assert stream.getvalue().rindex(SHOWN) > stream.getvalue().rindex(HIDDEN)
+
+
+def test_plain_lines_end_with_the_last_record(told: Told) -> None:
+    told.progress.begin([a_progressing()])
+    told.lines()
+    told.progress.over()
+    assert told.lines() == []
+
+
+def test_a_terminal_keeps_a_line_about_what_could_not_be_compiled_alone() -> None:
+    stream = Terminal()
+    cases = [a_progressing(name) for name in "ab"]
+    shown = TerminalProgress(stream)
+    shown.begin(cases)
+    shown.precompile(cases)
+    shown.precompiled(cases[0], COMPILED, 20.0)
+    shown.precompiled(cases[1], BROKEN, 21.0)
+    text = stream.getvalue()
+    assert "quick / b on cpu: not precompiled: compile_failed in first_step" in text
+    assert "quick / a on cpu" not in text

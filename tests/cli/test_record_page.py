@@ -15,6 +15,7 @@ from bench.results.record import (
     CheckResult,
     Clocks,
     Device,
+    DeviceSteps,
     Diagnostics,
     Energy,
     Health,
@@ -101,6 +102,9 @@ def full_launch(index: int = 0, **fields: Any) -> Launch:
         naive_fenced_samples_per_s=10.0,
         naive_step_ms_median=0.5,
         latency=Latency(steps=40, p50_ms=1.0, p95_ms=2.0, p99_ms=None),
+        device_steps=DeviceSteps(
+            steps=40, p50_ms=9.5, p95_ms=9.75, p99_ms=None, sum_s=0.4, host_s=0.5
+        ),
         skipped=["nothing else"],
     )
     return launch.model_copy(update={"diagnostics": found})
@@ -272,6 +276,8 @@ class TestFigures:
             "12.50 samples/s with batches on the device",
             "twice the work takes 1.98 times as long",
             "latency over 40 fenced steps: p50 1.00 ms, p95 2.00 ms",
+            "40 steps by the device's own clock: p50 9.500 ms, p95 9.750 ms; 80.0% of the host's "
+            "time",
             "nothing else",
             "inspection  products and convolutions of a period: 39 in bf16 (the traced graph)",
             "a product of fp32 matrices under the same flags is off by 1.6e-03, as in bf16",

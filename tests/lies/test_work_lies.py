@@ -176,7 +176,7 @@ def test_an_engine_that_became_another_is_caught_by_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As DeepSpeed and FSDP become DDP when accelerate is asked for them on a CPU."""
-    monkeypatch.setattr(engines, "make", lambda _knobs, _world: DdpEngine())
+    monkeypatch.setattr(engines, "make", lambda *_: DdpEngine())
     launch = launched(tmp_path)
     assert caught(launch) == {"as_asked"}
     assert words(launch, "as_asked") == "engine: asked plain, ran ddp"

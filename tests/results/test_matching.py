@@ -124,6 +124,31 @@ class TestTwoRecords:
         with pytest.raises(MatchError, match=r"by method 1 and B by method \d+ \(field measure"):
             compare(a, b, 2.0)
 
+    @pytest.mark.parametrize(("session", "design"), [("one", "paired"), ("two", "sequential")])
+    @pytest.mark.parametrize("pretended", ["a", "b", "both", "neither"])
+    def test_a_simulated_device_is_never_held_against_a_real_one(
+        self, pretended: str, session: str, design: str
+    ) -> None:
+        def side(name: str, its_session: str) -> Stored:
+            simulated = pretended in (name, "both")
+            return one(name, 100.0, 101.0, 99.0, session=its_session, simulated=simulated)
+
+        a, b = side("a", "one"), side("b", session)
+        if pretended in ("a", "b"):
+            with pytest.raises(MatchError, match=f"the device of {pretended.upper()} is simulated"):
+                compare(a, b, 2.0)
+            return
+        found = compare(a, b, 2.0)
+        assert (found.design, found.ratio) == (design, pytest.approx(1.0))
+        assert found.a is not None
+        assert found.b is not None
+        assert found.a.simulated is found.b.simulated is (pretended == "both")
+
+    def test_a_side_without_a_number_says_nothing_about_the_other(self) -> None:
+        simulated = one("a", 1.0, 2.0, simulated=True)
+        gone = stored(a_record("b", outcome=Outcome.UNAVAILABLE, reason="no driver", device=None))
+        assert compare(simulated, gone, 2.0).reason == "B has no number (unavailable): no driver"
+
     @pytest.mark.parametrize("session", ["one", "two"])
     def test_a_suspect_row_is_never_compared(self, session: str) -> None:
         a = one("a", 100.0, 101.0, 99.0, session="one")

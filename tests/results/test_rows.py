@@ -75,6 +75,20 @@ class TestFigures:
         assert row.record == f"results/runs/{record.id}.json"
         assert row.knobs["data.workers"] == 0
 
+    def test_a_row_says_which_software_ran_it_and_whether_its_device_was_pretended(self) -> None:
+        pretended = Device(model="simulated core", count=1, flavour="xla")
+        rows = rows_by_case(
+            a_record("real"), a_record("pretended", device=pretended, simulated=True)
+        )
+        assert (rows["real"].flavour, rows["real"].simulated) == (None, False)
+        assert (rows["pretended"].flavour, rows["pretended"].simulated) == ("xla", True)
+
+    def test_which_software_is_told_where_it_found_no_device_too(self) -> None:
+        (row,) = table(
+            a_record(device=None, flavour="native", outcome=Outcome.UNAVAILABLE, reason="no device")
+        )
+        assert (row.flavour, row.device) == ("native", None)
+
     def test_compiling_is_cold_in_the_first_launch_and_warm_in_those_that_found_the_cache(
         self,
     ) -> None:

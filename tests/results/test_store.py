@@ -56,6 +56,22 @@ class TestAppend:
         path = store.append(a_record(created=EVENING, id="0abc"))
         assert path == store.root / "runs/2026/11/20/20261120T233005Z-0abc.json"
 
+    def test_what_ran_on_a_simulated_device_lies_in_a_results_folder_of_its_own(
+        self, store: Store
+    ) -> None:
+        real, simulated = a_record(), a_record(simulated=True)
+        for record in (real, simulated):
+            store.append(record)
+        assert [stored.record for stored in store.records()] == [real]
+        inside = Store(store.root / "simulated")
+        assert [stored.record for stored in inside.records()] == [simulated]
+        assert [stored.record for stored in store.simulated().records()] == [simulated]
+
+    def test_it_is_not_read_where_nothing_real_was_recorded_yet(self, store: Store) -> None:
+        store.append(a_record(simulated=True))
+        assert list(store.records()) == []
+        assert store.problems == []
+
     def test_nothing_but_the_record_is_left_in_the_folder(self, store: Store) -> None:
         path = store.append(a_record())
         assert everything_below(store.root) == [str(path.relative_to(store.root))]

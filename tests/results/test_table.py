@@ -360,6 +360,25 @@ class TestTraining:
         row = learning()[1].model_copy(update={"verdict": "noisy"})
         assert standing(row) == "noisy, does not learn"
 
+    def test_a_simulated_row_says_so_beside_its_verdict(self) -> None:
+        row = learning()[0].model_copy(update={"simulated": True})
+        assert standing(row) == "measured, simulated"
+
+    @pytest.mark.parametrize("format_", list(Format))
+    def test_and_where_columns_were_chosen_in_one_of_its_own(
+        self, tmp_path: Path, format_: Format
+    ) -> None:
+        store = Store(tmp_path)
+        store.append(a_record())
+        columns = "case,verdict"
+        assert "simulated" not in written(read([tmp_path], columns=columns), format_, width=80)
+        store.append(a_record(simulated=True))
+        inside = read([store.simulated().root], columns=columns)
+        assert inside.columns == ["case", "verdict", "simulated"]
+        assert "simulated" in written(inside, format_, width=80)
+        asked = read([store.simulated().root], columns="simulated,case")
+        assert asked.columns == ["simulated", "case"]
+
     def test_every_format_has_the_mark(self) -> None:
         row = written(Table(learning()), Format.MARKDOWN).splitlines()[3]
         assert "| +4.608 |" in row

@@ -258,6 +258,7 @@ class TestEnds:
     def test_an_interrupt_before_anything_leaves_nothing(self, lab: Lab) -> None:
         contest = lab.contest(Notes(), stop=lambda: True)
         assert contest.interrupted
+        assert lab.listener.is_over
         assert lab.records() == {}
 
 

@@ -62,6 +62,15 @@ class TestResumeAndRepeat:
         assert (third.code, third.stderr.count(": launch ")) == (0, 0)
         assert len(bench.files()) == 3
 
+    def test_resume_does_not_take_a_run_under_other_flags_for_the_case(self, bench: Bench) -> None:
+        scenario = bench.scenario("flagged")
+        flags = {"XLA_FLAGS": "--xla_dump_hlo_as_text"}
+        launches = [
+            bench.run(scenario, "--resume", environment=environment).stderr.count(": launch ")
+            for environment in (flags, {}, flags, {})
+        ]
+        assert launches == [1, 1, 0, 0]
+
     def test_resume_does_not_take_a_side_of_a_comparison_for_the_case(self, bench: Bench) -> None:
         scenario = bench.scenario("once")
         assert bench.run(scenario).code == 0

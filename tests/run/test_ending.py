@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.backends import registry
 from bench.results.record import Check, CheckResult, Outcome, Phase
 from bench.run import ending
 from bench.run.ending import End
@@ -47,6 +48,25 @@ class TestSilentDeath:
     def test_an_abort_over_a_failed_allocation_is_out_of_memory(self, tmp_path: Path) -> None:
         log_file(tmp_path, 0).write_text("terminate called ... std::bad_alloc\n", encoding="utf-8")
         assert judge(tmp_path, ABORTED).outcome is Outcome.OOM
+
+    @pytest.mark.parametrize(
+        ("said", "outcome"),
+        [
+            ("INTERNAL: RunNeuronCCImpl: error condition error != 0", Outcome.COMPILE_FAILED),
+            ("RESOURCE_EXHAUSTED: Failed to allocate", Outcome.OOM),
+            ("INTERNAL: something else", Outcome.CRASH),
+        ],
+    )
+    def test_an_abort_over_the_devices_own_troubles_is_known_by_its_words(
+        self, tmp_path: Path, said: str, outcome: Outcome
+    ) -> None:
+        log_file(tmp_path, 0).write_text(f"Non-OK-status: {said}\n", encoding="utf-8")
+        neuron = registry.get("neuron")
+        assert ending.judge(tmp_path, [ABORTED], [Phase.BUILD], False, neuron).outcome is outcome
+        assert ending.judge(tmp_path, [KILLED], [Phase.BUILD], False, neuron).outcome is (
+            Outcome.CRASH
+        )
+        assert judge(tmp_path, ABORTED).outcome is Outcome.CRASH
 
     def test_any_other_abort_is_a_crash(self, tmp_path: Path) -> None:
         log_file(tmp_path, 0).write_text("assertion failed\n", encoding="utf-8")

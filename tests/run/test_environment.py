@@ -31,6 +31,21 @@ def test_flags_are_kept_by_name_and_without_folders() -> None:
     }
 
 
+def test_flags_that_may_change_a_number_are_told_apart_from_those_that_choose_a_device() -> None:
+    chosen = {
+        "CUDA_VISIBLE_DEVICES": "3",
+        "NEURON_RT_VISIBLE_CORES": "0-1",
+        "NEURON_FUSE_SOFTMAX": "1",
+    }
+    assert environment.acting(PLANTED | chosen) == {
+        "NEURON_CC_FLAGS": PLANTED["NEURON_CC_FLAGS"],
+        "NEURON_FUSE_SOFTMAX": "1",
+        "OMP_NUM_THREADS": "4",
+        "XLA_FLAGS": PLANTED["XLA_FLAGS"],
+    }
+    assert environment.acting({}) == {}
+
+
 def test_a_host_or_user_in_a_flag_becomes_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "node", lambda: "torchbox")
     monkeypatch.setenv("LOGNAME", "vera")

@@ -16,10 +16,11 @@ from bench.results.record import Health, Outcome, Phase
 from bench.run import health as passes
 from bench.run.ending import End
 from bench.run.health import HealthPass, pass_knobs, reference_knobs, reference_of
-from bench.run.launching import Order
-from bench.run.plan import Planned
+from bench.run.launching import Order, environment_of
+from bench.run.plan import Planned, plan
 from bench.scenarios.identity import fields_of
 from bench.scenarios.schema import Identity, Knobs
+from tests.builders import a_case
 from tests.run.examiner import FROZEN, KILLED, LEARNS, Examiner, planned
 
 
@@ -78,7 +79,7 @@ class TestReference:
 
     def test_of_every_treatment_it_is_decided_whether_the_reference_has_it(self) -> None:
         """A knob that is new here belongs into one of the two lists, and into the code."""
-        kept = {"batch_size", "gradient_accumulation", "threads"}
+        kept = {"batch_size", "gradient_accumulation", "neuron.lnc", "threads"}
         plain = {
             "activation_checkpointing": False,
             "channels_last": False,
@@ -92,6 +93,14 @@ class TestReference:
             "loader.device_prefetch": None,
             "loader.prefetch": None,
             "loader.transfer_threads": None,
+            "neuron.auto_cast": None,
+            "neuron.auto_cast_type": None,
+            "neuron.functionalization": None,
+            "neuron.mixed_precision_accumulation": None,
+            "neuron.model_type": None,
+            "neuron.optlevel": None,
+            "neuron.stochastic_rounding": None,
+            "neuron.target": None,
             "optimizer_impl": "auto",
             "precision": "fp32",
             "processes": 1,
@@ -141,6 +150,55 @@ class TestReference:
         before = reference_of(planned())[1]
         monkeypatch.setattr("bench.run.environment.versions", lambda: {"torch": "99"})
         assert reference_of(planned())[1] != before
+
+
+class TestReferenceOfACaseThatAgreesWithTheEnvironment:
+    """A variable that a knob stands for is refused where the knob says something else."""
+
+    def reference(self, knobs: dict[str, Any]) -> Planned:
+        core = Probe(
+            backend="neuron",
+            available=True,
+            device_model="Trainium2 NC_v3d",
+            device_count=4,
+            flavour="xla",
+            facts={"pjrt": "NEURON", "family": "trn2"},
+        )
+        (asked,) = plan([a_case(knobs={"classes": 10, **knobs})], [core], {})
+        assert asked.refusals == []
+        return reference_of(asked)[0]
+
+    @pytest.mark.parametrize(
+        ("knobs", "name", "value"),
+        [
+            ({"precision": "bf16-env"}, "XLA_USE_BF16", "1"),
+            ({"precision": "bf16"}, "NEURON_RT_STOCHASTIC_ROUNDING_EN", "1"),
+            ({"neuron": {"functionalization": True}}, "XLA_DISABLE_FUNCTIONALIZATION", "0"),
+        ],
+    )
+    def test_its_own_environment_overwrites_what_belongs_to_the_case(
+        self, monkeypatch: pytest.MonkeyPatch, knobs: dict[str, Any], name: str, value: str
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        reference = self.reference(knobs)
+        assert reference.refusals == []
+        assert environment_of(reference)[name] != value
+
+    def test_the_cores_stay_as_the_case_has_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "1")
+        reference = self.reference({"neuron": {"lnc": 1}})
+        assert reference.refusals == []
+        assert environment_of(reference)["NEURON_LOGICAL_NC_CONFIG"] == "1"
+
+    def test_what_it_does_not_overwrite_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refusals(_self: Backend, knobs: Knobs, _probe: Probe) -> list[Refusal]:
+            if knobs.precision != "fp32":
+                return []
+            return [Refusal(knob="precision", value="fp32", reason="no unit for it")]
+
+        monkeypatch.setattr(CpuBackend, "refusals", refusals)
+        reference, _ = reference_of(planned({"precision": "bf16"}))
+        assert [refusal.knob for refusal in reference.refusals] == ["precision"]
 
 
 class TestRuns:

@@ -64,6 +64,7 @@ class TestSettings:
         ("arguments", "place"),
         [
             (["--resume"], "--resume"),
+            (["--precompile"], "--precompile"),
             (["--launches", "2"], "measure.launches (--launches)"),
             (["--set", "measure.launches=5"], "measure.launches (--launches)"),
             (["--set", "measure={launches: 5}"], "measure.launches (--launches)"),

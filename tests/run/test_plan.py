@@ -75,6 +75,60 @@ def test_a_single_launch_has_a_fingerprint_of_its_own_and_its_share_of_the_budge
     assert alone.keys.fingerprint != case.keys.fingerprint
 
 
+NEURON = Probe(
+    backend="neuron",
+    available=True,
+    device_model="Trainium1",
+    device_count=2,
+    flavour="xla",
+    facts={"pjrt": "NEURON", "family": "trn1"},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NEURON_CC_FLAGS", "--distribution-strategy=llm-training"),
+        ("NEURON_FUSE_SOFTMAX", "1"),
+        ("XLA_FLAGS", "--xla_dump_hlo_as_text"),
+    ],
+)
+def test_a_flag_of_the_environment_that_no_knob_stands_for_is_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Else --resume would take a run that was compiled otherwise for the same."""
+    monkeypatch.delenv(name, raising=False)
+    scenario = a_scenario(tmp_path)
+    without = plan([scenario], [NEURON], {})[0]
+
+    monkeypatch.setenv(name, value)
+    told = plan([scenario], [NEURON], {})[0]
+
+    assert (without.refusals, told.refusals) == ([], [])
+    assert told.keys.fingerprint != without.keys.fingerprint
+    assert told.keys.series == without.keys.series
+    monkeypatch.delenv(name)
+    assert plan([scenario], [NEURON], {})[0].keys == without.keys
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NEURON_RT_VISIBLE_CORES", "0-1"),
+        # The adapter says it anew, so that the user's value never acts.
+        ("OMP_NUM_THREADS", "77"),
+        ("EDITOR", "ed"),
+    ],
+)
+def test_a_variable_that_does_not_act_keeps_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = plan([a_scenario(tmp_path)], [NEURON], {})[0]
+    monkeypatch.setenv(name, value)
+    assert plan([a_scenario(tmp_path)], [NEURON], {})[0].keys == before.keys
+
+
 def with_own_model(folder: Path) -> Planned:
     return plan([a_scenario(folder, model="nets.small:build")], [CPU], {})[0]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.backends.base import Probe, Refusal
-from bench.results.record import Health, Keys, Launch, Outcome, Phase, Record
+from bench.results.record import Health, Keys, Launch, Outcome, Phase, Precompiled, Record
 from bench.results.scratch import Scratch
 from bench.results.store import Store
 from bench.run.ending import End
@@ -64,9 +64,16 @@ class Quiet:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.is_over = False
 
     def begin(self, cases: Sequence[Progressing]) -> None:
         self.log.append(f"begin {len(cases)}")
+
+    def precompile(self, cases: Sequence[Progressing]) -> None:
+        self.log.append(" ".join(["precompile", *(case.planned.case.case for case in cases)]))
+
+    def precompiled(self, case: Progressing, result: Precompiled | End, seconds: float) -> None:
+        self.log.append(f"precompiled {case.planned.case.case}")
 
     def launch(self, case: Progressing, round_number: int) -> None:
         self.log.append(f"launch {case.planned.case.case}")
@@ -85,6 +92,9 @@ class Quiet:
 
     def recorded(self, case: Progressing) -> None:
         self.log.append(f"record {case.planned.case.case}")
+
+    def over(self) -> None:
+        self.is_over = True
 
 
 def launch_for(order: Order, samples_per_s: float) -> Launch:

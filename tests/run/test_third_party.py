@@ -142,6 +142,7 @@ def test_it_is_listed_beside_ours(bench: Bench) -> None:
     assert rows["toy"] == {
         "name": "toy",
         "available": True,
+        "flavour": None,
         "device": "Toy One",
         "reason": None,
         "remedy": None,
@@ -157,6 +158,32 @@ def test_doctor_tells_of_it_alone_when_asked(bench: Bench) -> None:
     assert finished.code == 0
     assert "toy: available: 1 x Toy One" in finished.stdout
     assert "cuda" not in finished.stdout
+
+
+def test_which_software_goes_by_its_name_is_told_where_no_device_is_too(bench: Bench) -> None:
+    module = """\
+    from bench.backends.base import Backend, Probe
+
+    class Stacked(Backend):
+        name = "stacked"
+        def probe(self):
+            found = {"flavour": "native", "reason": "no device", "remedy": "plug one in"}
+            return Probe(backend="stacked", available=False, **found)
+        def open(self, knobs, world):
+            raise NotImplementedError
+    """
+    folder = Path(bench.environment["PYTHONPATH"])
+    (folder / "stacked_backend.py").write_text(dedent(module), encoding="utf-8")
+    points = "[bench.backends]\nstacked = stacked_backend:Stacked\n"
+    install_entry_points(folder, "stacked", points)
+    assert "stacked (native): not available: no device" in (
+        bench("doctor", "--backend", "stacked").stdout
+    )
+    listed = orjson.loads(bench("list", "backends", "--format", "json").stdout)["rows"]
+    assert [row["flavour"] for row in listed if row["name"] == "stacked"] == ["native"]
+    scenario = bench.scenario("told")
+    (row,) = bench("run", scenario, "--backend", "stacked", "--format", "json").rows
+    assert (row["outcome"], row["flavour"], row["device"]) == ("unavailable", "native", None)
 
 
 def test_a_broken_one_leaves_the_list_whole(bench: Bench) -> None:
@@ -181,3 +208,12 @@ def test_a_broken_one_that_is_asked_for_is_an_unavailable_row(bench: Bench) -> N
     assert row["outcome"] == "unavailable"
     assert "ModuleNotFoundError: No module named 'nowhere'" in row["reason"]
     assert row["remedy"] is not None
+
+
+def test_knobs_of_a_device_family_that_it_has_never_heard_of_are_refused(bench: Bench) -> None:
+    finished = bench.run(bench.scenario("foreign"), "--set", "neuron.optlevel=3")
+    assert finished.code == 0, finished.stderr
+    (row,) = finished.rows
+    assert row["outcome"] == "unsupported"
+    assert row["reason"].startswith("neuron.optlevel=3: it is a setting of AWS's Neuron")
+    assert "launch" not in finished.stderr.replace("to launch", "")

@@ -271,7 +271,7 @@ def test_a_name_as_long_as_no_file_systems_is_still_unknown() -> None:
         (
             "precision: fp16",
             "mine.yaml: precision: 'fp16' is not one of fp32, tf32, amp-bf16, amp-fp16, bf16, "
-            "bf16-env; did you mean bf16?",
+            "bf16-env, fp8-tensorwise, fp8-rowwise; did you mean bf16?",
         ),
         (
             "data: {source: disk}",

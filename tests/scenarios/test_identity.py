@@ -43,6 +43,21 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "loader.prefetch": [{}, {"loader": {"prefetch": 4}}],
     "loader.device_prefetch": [{}, {"loader": {"device_prefetch": 4}}],
     "loader.transfer_threads": [{}, {"loader": {"transfer_threads": 4}}],
+    "neuron.auto_cast": [{}, {"neuron": {"auto_cast": "none"}}],
+    "neuron.auto_cast_type": [
+        {"neuron": {"auto_cast": "all"}},
+        {"neuron": {"auto_cast": "all", "auto_cast_type": "fp8_e4m3"}},
+    ],
+    "neuron.model_type": [{}, {"neuron": {"model_type": "transformer"}}],
+    "neuron.optlevel": [{}, {"neuron": {"optlevel": 3}}],
+    "neuron.target": [{}, {"neuron": {"target": "inf2"}}],
+    "neuron.lnc": [{}, {"neuron": {"lnc": 1}}],
+    "neuron.mixed_precision_accumulation": [
+        {},
+        {"neuron": {"mixed_precision_accumulation": False}},
+    ],
+    "neuron.stochastic_rounding": [{}, {"neuron": {"stochastic_rounding": False}}],
+    "neuron.functionalization": [{}, {"neuron": {"functionalization": True}}],
     "engine": [{}, {"engine": "ddp"}],
     "processes": [{"engine": "ddp"}, {"engine": "ddp", "processes": 2}],
     "threads": [{}, {"threads": 2}],
@@ -116,9 +131,15 @@ def test_another_backend_device_or_world_is_another_series(where: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "what", [{"versions": {"torch": "2.10"}}, {"versions": {}}, {"measurement": 2}]
+    "what",
+    [
+        {"versions": {"torch": "2.10"}},
+        {"versions": {}},
+        {"measurement": 2},
+        {"flags": {"NEURON_CC_FLAGS": "--auto-cast=none"}},
+    ],
 )
-def test_other_software_or_another_method_is_another_fingerprint(what: dict[str, Any]) -> None:
+def test_other_software_flags_or_method_is_another_fingerprint(what: dict[str, Any]) -> None:
     assert fingerprint(Knobs(), Measure()) != fingerprint(Knobs(), Measure(), **what)
 
 
@@ -149,6 +170,15 @@ def test_what_cannot_act_keeps_the_fingerprint(
     knobs = Knobs.model_validate({"task": task})
     before, after = (Measure.model_validate(around | more) for more in ({}, idle))
     assert fingerprint(knobs, before) == fingerprint(knobs, after)
+
+
+def test_a_knob_that_is_null_is_in_no_key() -> None:
+    """Else every new knob would cut the history of all cases. These two change for no such reason.
+
+    They do change with a default, which is another case.
+    """
+    assert None in identity.fields_of(Knobs(), Identity.TREATMENT).values()
+    assert (identity.work_key(Knobs()), series(Knobs())) == ("afc6b7cc2b271275", "4b1a217a64946ac7")
 
 
 def test_a_default_and_the_same_value_written_out_are_one_work() -> None:

@@ -74,6 +74,9 @@ def test_the_ladder_branches_where_the_study_did() -> None:
         ("bf16-everywhere", "batch-size", 8, 1, "bf16-env", 1),
         ("bf16-cast", "batch-size", 8, 1, "bf16", 1),
         ("steps-per-graph", "bf16-everywhere", 8, 1, "bf16-env", 10),
+        ("compiler-bf16", "steps-per-graph", 8, 1, "fp32", 10),
+        ("fp8", "steps-per-graph", 8, 1, "fp32", 10),
+        ("compiler-flags", "steps-per-graph", 8, 1, "bf16-env", 10),
     ]
     assert {case.knobs.optimizer for case in cases_of("vit-ladder")} == {"adam"}
     assert all(case.remark for case in cases_of("vit-ladder"))
@@ -81,7 +84,7 @@ def test_the_ladder_branches_where_the_study_did() -> None:
 
 def test_on_an_eager_device_the_ladder_goes_on_below_what_is_refused() -> None:
     cases = {c.case: c for c in cases_of("vit-ladder", "bf16-env", "batches_per_execution")}
-    assert len(cases) == 7
+    assert len(cases) == 10
     assert cases["bf16-cast"].on == "batch-size"
     assert cases["steps-per-graph"].on == "batch-size"
     assert cases["steps-per-graph"].knobs.precision == "fp32"

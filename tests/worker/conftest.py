@@ -12,6 +12,7 @@ collect_ignore_glob = (
         "test_inspection.py",
         "test_launch.py",
         "test_machine_figures.py",
+        "test_precompile.py",
         "test_ranks.py",
     ]
 )

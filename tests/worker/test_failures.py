@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.backends.base import Unsupported, World
+from bench.backends import registry
+from bench.backends.base import CompileFailed, Unsupported, World
 from bench.backends.registry import BackendError
 from bench.measure.target import ClockError
 from bench.measure.windows import NoCleanWindow
@@ -46,6 +47,7 @@ def compiler_error() -> Exception:
         (RuntimeError("Read error: Connection reset by peer"), FailureKind.PEER),
         (RuntimeError("Timed out waiting 600000ms for recv"), FailureKind.PEER),
         (compiler_error(), FailureKind.COMPILE),
+        (CompileFailed("1 of 3 graphs cannot be compiled"), FailureKind.COMPILE),
         (NoCleanWindow(5), FailureKind.UNSETTLED),
         (ClockError("3 micro-batches took 0 s"), FailureKind.EXCEPTION),
         (ValueError("anything else"), FailureKind.EXCEPTION),
@@ -53,6 +55,42 @@ def compiler_error() -> Exception:
 )
 def test_the_kind_follows_from_the_exception(error: Exception, kind: FailureKind) -> None:
     assert main.describe(error, rank=1, phase=Phase.BUILD).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("RunNeuronCCImpl: error condition error != 0"), FailureKind.COMPILE),
+        (RuntimeError("some other error"), FailureKind.EXCEPTION),
+        (RuntimeError("RunNeuronCCImpl: out of memory"), FailureKind.OUT_OF_MEMORY),
+        (BadCase("RunNeuronCCImpl is no model"), FailureKind.BAD_CASE),
+    ],
+)
+def test_what_a_compiler_causes_is_known_by_its_words_where_its_class_says_nothing(
+    error: Exception, kind: FailureKind
+) -> None:
+    assert main.describe(error, 0, Phase.FIRST_STEP, ("RunNeuronCCImpl",)).kind is kind
+    if kind is FailureKind.COMPILE:
+        assert main.describe(error, 0, Phase.FIRST_STEP).kind is FailureKind.EXCEPTION
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Bad StatusOr access: RESOURCE_EXHAUSTED: Failed to allocate", FailureKind.OUT_OF_MEMORY),
+        ('nrt_tensor_allocate status=4 message="Allocation Failure"', FailureKind.OUT_OF_MEMORY),
+        ("RunNeuronCCImpl: [ERROR] [NCC_EOOM001] exceeds the limit", FailureKind.OUT_OF_MEMORY),
+        ("RunNeuronCCImpl: [ERROR] [NCC_EVRF029] sort", FailureKind.COMPILE),
+        ("Bad StatusOr access: INVALID_ARGUMENT", FailureKind.EXCEPTION),
+    ],
+)
+def test_want_of_a_devices_memory_is_known_by_its_words(message: str, kind: FailureKind) -> None:
+    neuron = registry.get("neuron")
+    words = (neuron.compiler_words, neuron.memory_words)
+    assert main.describe(RuntimeError(message), 0, Phase.FIRST_STEP, *words).kind is kind
+    if kind is FailureKind.OUT_OF_MEMORY:
+        plain = main.describe(RuntimeError(message), 0, Phase.FIRST_STEP)
+        assert plain.kind is FailureKind.EXCEPTION
 
 
 def test_a_users_mistake_is_told_in_its_own_words_and_others_name_their_type() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def test_an_honest_step_shows_what_was_asked_for(
     assert found.matmul_format == name
     assert found.gradient_kept == 1.0
     assert found.skipped == []
-    assert inspection.product_type(found) == name
+    assert inspection.product_types(found) == [name]
     assert set(results(knobs, found).values()) == {PASS}
 
 
@@ -227,21 +228,36 @@ def test_batches_that_are_not_what_the_source_promises_are_found(
 @pytest.mark.parametrize(
     ("types", "rounds_to", "expected"),
     [
-        ({"bf16": 3}, "bf16", "bf16"),
-        ({"fp32": 3}, "fp32", "fp32"),
-        ({"fp32": 3}, "tf32", "tf32"),
-        ({"fp32": 3}, None, None),
-        ({"bf16": 3, "fp32": 1}, "bf16", None),
-        ({"fp8": 3}, "fp32", "fp8"),
-        ({}, "fp32", None),
-        (None, "fp32", None),
+        ({"bf16": 3}, "bf16", ["bf16"]),
+        ({"fp32": 3}, "fp32", ["fp32"]),
+        ({"fp32": 3}, "tf32", ["tf32"]),
+        ({"fp32": 3}, None, []),
+        ({"bf16": 3, "fp32": 1}, "bf16", ["bf16", "fp32"]),
+        ({"fp8": 3}, "fp32", ["fp8"]),
+        ({}, "fp32", []),
+        (None, "fp32", []),
     ],
 )
-def test_the_type_of_the_peak_is_that_of_all_products_or_none(
-    types: dict[str, int] | None, rounds_to: str | None, expected: str | None
+def test_the_types_of_the_peak_are_those_of_the_products(
+    types: dict[str, int] | None, rounds_to: str | None, expected: list[str]
 ) -> None:
     found = Inspection(matmul_types=types, matmul_format=rounds_to)
-    assert inspection.product_type(found) == expected
+    assert inspection.product_types(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("types", "peaks"),
+    [({"bf16": 3}, [121e12]), ({"bf16": 3, "fp8": 9}, [121e12, 242.5e12]), ({"bf16+fp8": 3}, [])],
+)
+def test_a_launch_is_held_against_the_peak_in_every_type_that_is_known(
+    tmp_path: Path, types: dict[str, int], peaks: list[float]
+) -> None:
+    job = a_job(tmp_path)
+    job = job.model_copy(
+        update={"probe": job.probe.model_copy(update={"device_model": "NVIDIA L4"})}
+    )
+    found = session._peaks(job, CpuDevice(1), Inspection(matmul_types=types))
+    assert [peak.flops_per_s for peak in found] == peaks
 
 
 class Quiet(CpuDevice):
@@ -369,6 +385,25 @@ def test_without_diagnostics_there_is_no_look_and_the_flops_are_counted_once_a_r
     for name in ("precision_ran", "batches_as_asked", "gradients_untouched", "flops_below_peak"):
         assert found[name] is NA
     assert launch_of(tmp_path, diagnose=False, index=1).flops_per_sample is None
+
+
+def test_a_device_takes_its_peak_from_the_users_own_table_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "peaks.json"
+    part = {
+        "device": "Mine",
+        "names": ["NVIDIA L4"],
+        "dense_flops_per_s": {"bf16": 7e12},
+        "source": {"title": "My own count", "date": "2026-01", "url": "https://example.org"},
+    }
+    table.write_text(json.dumps({"schema": 1, "parts": [part]}), encoding="utf-8")
+    monkeypatch.setenv("BENCH_PEAKS", str(table))
+    device = CpuDevice(1)
+    device.close()
+    peak = device.peak("bf16", "NVIDIA L4")
+    assert peak is not None
+    assert (peak.flops_per_s, peak.device) == (7e12, "Mine")
 
 
 def test_a_known_device_has_its_peak_in_the_type_that_ran(

@@ -15,6 +15,7 @@ import torch
 
 from bench.audit.checks import CHECKS
 from bench.backends.base import World
+from bench.backends.cpu import CpuDevice
 from bench.measure.noise import NoiseMonitor
 from bench.results.record import CheckResult, Launch, Weight
 from bench.worker import headline, session
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.torch
 
 BUSY_CHECKS = {"steady_state"}
 """What a machine that others use may fail: these tests share theirs."""
+ON_THE_DEVICE = "the batches lie on the device already"
 
 
 def launched(folder: Path, *, diagnose: bool = False, **settings: Any) -> Launch:
@@ -131,13 +133,30 @@ def test_the_diagnostic_pass_finds_the_loaders_share_and_the_twin_without_it(
     assert diagnosed.latency is None
 
 
+def test_a_device_that_keeps_time_times_its_own_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Work is done when a call returns, so that the host's clock is this device's.
+    monkeypatch.setattr(CpuDevice, "mark", lambda _self: time.perf_counter())
+    monkeypatch.setattr(CpuDevice, "between_s", lambda _self, earlier, later: later - earlier)
+    launch = launched(tmp_path, diagnose=True, data={"source": "device"})
+    assert launch.diagnostics is not None
+    found = launch.diagnostics.device_steps
+    assert found is not None
+    assert found.steps == launch.steps_per_window
+    assert found.p50_ms is not None
+    assert 0.9 < found.sum_s / found.host_s <= 1
+    assert launch.diagnostics.skipped == ["loader share and device twin: " + ON_THE_DEVICE]
+
+
 def test_batches_on_the_device_have_no_loader_to_wait_for(tmp_path: Path) -> None:
     launch = launched(tmp_path, diagnose=True, data={"source": "device"})
     diagnosed = launch.diagnostics
     assert diagnosed is not None
     assert diagnosed.loader_wait_share is None
     assert diagnosed.device_twin_samples_per_s is None
-    assert "the batches lie on the device already" in diagnosed.skipped[0]
+    assert ON_THE_DEVICE in diagnosed.skipped[0]
+    assert diagnosed.device_steps is None
 
 
 def test_the_noise_monitor_counts_whoever_launched_us_as_ours(

@@ -16,3 +16,18 @@ def faulty(width: int = 8) -> torch.nn.Module:
 
 
 NOT_CALLABLE = 3
+
+
+class _ReadsValues(torch.nn.Module):
+    """Looks at a number, which a tensor without data has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(16, 16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.hidden(images[:, 0].flatten(1) * float(images.mean()))
+
+
+def reads_values() -> torch.nn.Module:
+    return _ReadsValues()

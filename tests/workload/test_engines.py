@@ -47,6 +47,15 @@ def test_ddp_wraps_the_module_and_reads_its_world_back() -> None:
 
 
 @pytest.mark.usefixtures("world_of_one")
+def test_ddp_is_told_what_the_device_needs_it_to_be_told() -> None:
+    wrapped = [
+        engines.make(knobs(engine="ddp"), World(), options).prepare(Flat())
+        for options in (None, {"gradient_as_bucket_view": True})
+    ]
+    assert [module.gradient_as_bucket_view for module in wrapped] == [False, True]
+
+
+@pytest.mark.usefixtures("world_of_one")
 def test_ddp_over_a_frozen_module_wraps_nothing_and_says_plain() -> None:
     engine = engines.make(knobs(engine="ddp"), World())
     module = Flat().requires_grad_(False)

@@ -7,12 +7,23 @@ It registers by an entry point like any other adapter and imports torch in the w
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends.base import Backend, Counters, Device, Probe, Refusal, World
+from bench.backends.base import (
+    Backend,
+    CompileFailed,
+    Counters,
+    Device,
+    Precompilation,
+    Probe,
+    Refusal,
+    World,
+)
 from bench.scenarios.schema import Knobs
 
 
@@ -20,7 +31,13 @@ class ToyBackend(Backend):
     name: ClassVar[str] = "toy"
 
     def probe(self) -> Probe:
-        return Probe(backend="toy", available=True, device_model="Toy One", device_count=1)
+        return Probe(
+            backend="toy",
+            available=True,
+            device_model="Toy One",
+            device_count=1,
+            simulated=os.environ.get("TOY_SIMULATED") == "1",
+        )
 
     def environment(self, knobs: Knobs, probe: Probe) -> dict[str, str]:
         return {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -31,7 +48,30 @@ class ToyBackend(Backend):
         return [Refusal(knob="channels_last", value=True, reason="a toy has one memory order")]
 
     def open(self, knobs: Knobs, world: World) -> Device:
-        return ToyDevice(str(knobs.model_kwargs.get("device", "honest")))
+        return ToyDevice(manner_of(knobs))
+
+    def compile_cache(self, knobs: Knobs, probe: Probe, folder: str) -> dict[str, str] | None:
+        return {"TOY_CACHE": folder} if manner_of(knobs).startswith("notes") else None
+
+    def precompilation(self, knobs: Knobs, probe: Probe) -> Precompilation | Refusal | None:
+        if manner_of(knobs).startswith("notes"):
+            return Precompilation(variables={"TOY_NOTES": "1"}, notes=True, compilers=1)
+        return super().precompilation(knobs, probe)
+
+    def compile_noted(self, jobs: int) -> int:
+        if "TOY_NOTES" in os.environ:
+            raise RuntimeError("told to note, and not to compile")
+        graphs = list(Path(os.environ["TOY_CACHE"]).glob("*.graph"))
+        for graph in graphs:
+            print(f"toycc: compiling {graph.name}, {jobs} at once")
+            if "bad" in graph.read_text(encoding="ascii"):
+                print("toycc: giving up")
+                raise CompileFailed(f"1 of {len(graphs)} graphs cannot be compiled by toycc")
+        return len(graphs)
+
+
+def manner_of(knobs: Knobs) -> str:
+    return str(knobs.model_kwargs.get("device", "honest"))
 
 
 class ToyDevice(Device):
@@ -44,6 +84,9 @@ class ToyDevice(Device):
         self.torch_device = torch.device("cpu")
         self._manner = manner
         self._forwards = 0
+        if "TOY_NOTES" in os.environ:
+            graph = Path(os.environ["TOY_CACHE"]) / "whole.graph"
+            graph.write_text(manner, encoding="ascii")
 
     def fence(self) -> None:
         pass
@@ -69,6 +112,11 @@ class ToyDevice(Device):
     def step_optimizer(self, optimizer: Any) -> None:
         if self._manner != "never updates":
             optimizer.step()
+
+    def prove(self, knobs: Knobs) -> dict[str, JsonValue]:
+        if "TOY_NOTES" in os.environ:
+            raise RuntimeError("a value of a device that computes nothing was looked at")
+        return super().prove(knobs)
 
     def describe(self) -> dict[str, JsonValue]:
         return {"device": "toy"}
