@@ -45,6 +45,7 @@ def probe(name: str, ask: Callable[[], Probe], timeout_s: float) -> Probe | None
     while not (folder / _ANSWER).exists():
         if time.monotonic() > deadline:
             return None
+        # The ranks are no children of one another: a file is all that tells.
         time.sleep(_POLL_S)
     answer = Probe.model_validate_json((folder / _ANSWER).read_bytes())
     _leave(folder, rank, others)

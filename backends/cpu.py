@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import host
+from bench.backends import device_loader, host
 from bench.backends.base import (
     Backend,
     ClockRates,
@@ -118,16 +118,11 @@ class CpuBackend(Backend):
             refuse("compile_mode", knobs.compile_mode, "it means CUDA graphs, which a CPU has not")
         if knobs.optimizer_impl == "capturable":
             refuse("optimizer_impl", "capturable", "it serves CUDA graphs, which a CPU has not")
-        loader = knobs.loader
-        if loader.batches_per_execution > 1:
-            refuse(
-                "loader.batches_per_execution",
-                loader.batches_per_execution,
-                "eager execution builds no graph that could hold several batches",
-            )
-        for name in ("prefetch", "device_prefetch", "transfer_threads"):
-            if (value := getattr(loader, name)) is not None:
-                refuse(f"loader.{name}", value, _NO_DEVICE_LOADER)
+        found += device_loader.absent(
+            knobs,
+            no_graph="eager execution builds no graph that could hold several batches",
+            no_queue=_NO_DEVICE_LOADER,
+        )
         if knobs.data.pin_memory:
             refuse("data.pin_memory", True, "there is no copy to a device that pinning could speed")
         cpus = probe.facts.get("cpus", host.cpus_visible())

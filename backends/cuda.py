@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import host
+from bench.backends import device_loader, host
 from bench.backends.base import Backend, Device, Precompilation, Probe, Refusal, World
 from bench.scenarios.schema import FLOAT8, Knobs
 
@@ -258,17 +258,12 @@ def _compiling(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
 
 def _layout(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
     """Refuse what concerns graphs of several batches, queues and processes."""
-    loader = knobs.loader
-    if loader.batches_per_execution > 1:
-        yield Refusal(
-            knob="loader.batches_per_execution",
-            value=loader.batches_per_execution,
-            reason="kernels are launched one by one: no graph is built that could hold several "
-            "batches",
-        )
-    for name in ("prefetch", "device_prefetch", "transfer_threads"):
-        if (value := getattr(loader, name)) is not None:
-            yield Refusal(knob=f"loader.{name}", value=value, reason=_NO_DEVICE_LOADER)
+    yield from device_loader.absent(
+        knobs,
+        no_graph="kernels are launched one by one: no graph is built that could hold several "
+        "batches",
+        no_queue=_NO_DEVICE_LOADER,
+    )
     if knobs.engine != "plain" and not probe.facts.get("nccl"):
         yield Refusal(knob="engine", value=knobs.engine, reason="this torch is built without NCCL")
     if knobs.local_processes > max(1, probe.device_count):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.backends import device_loader
 from bench.backends.base import Refusal
 from bench.scenarios.schema import FLOAT8, Knobs
 
@@ -61,17 +62,12 @@ def on_compiling(knobs: Knobs) -> Iterator[Refusal]:
 
 def on_layout(knobs: Knobs) -> Iterator[Refusal]:
     """Refuse what concerns graphs of several batches, queues and the order of memory."""
-    loader = knobs.loader
-    if loader.batches_per_execution > 1:
-        yield Refusal(
-            knob="loader.batches_per_execution",
-            value=loader.batches_per_execution,
-            reason="TorchNeuron executes operators, and torch.compile's graphs, as they are "
-            "called: no graph is cut that could hold several batches",
-        )
-    for name in ("prefetch", "device_prefetch", "transfer_threads"):
-        if (value := getattr(loader, name)) is not None:
-            yield Refusal(knob=f"loader.{name}", value=value, reason=_NO_DEVICE_LOADER)
+    yield from device_loader.absent(
+        knobs,
+        no_graph="TorchNeuron executes operators, and torch.compile's graphs, as they are called: "
+        "no graph is cut that could hold several batches",
+        no_queue=_NO_DEVICE_LOADER,
+    )
     if knobs.channels_last:
         yield Refusal(
             knob="channels_last",

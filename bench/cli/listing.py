@@ -19,6 +19,8 @@ from bench.scenarios import compose
 _FOR_PROGRAMS = ("fingerprint", "launches", "nodes")
 """Columns that a person at a terminal does not need."""
 _PROSE = ("description", "reason", "remedy", "device")
+_LEAST_PROSE = 20
+"""Unit: columns of characters."""
 """Columns that may take several lines."""
 
 
@@ -90,11 +92,16 @@ def _write(rows: Sequence[dict[str, Any]], format: str) -> None:  # noqa: A002
         if key not in _FOR_PROGRAMS and any(row[key] is not None for row in rows)
     ]
     grid = Table(box=None, header_style="bold", pad_edge=False)
+    console = Console()
+    names = [key for key in shown if key not in _PROSE]
+    taken = sum(max(len(key), *(len(_text(row[key])) for row in rows)) + 2 for key in names)
+    # Names are kept whole while that leaves prose enough to be read.
+    whole = console.width - taken >= _LEAST_PROSE
     for key in shown:
-        grid.add_column(key, no_wrap=key not in _PROSE, overflow="fold")
+        grid.add_column(key, no_wrap=whole and key not in _PROSE, overflow="fold")
     for row in rows:
         grid.add_row(*(_text(row[key]) for key in shown))
-    Console().print(grid)
+    console.print(grid)
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from pydantic import JsonValue
 
-from bench.backends.base import Device, World
+from bench.backends.base import Backend, Device, World
+from bench.measure.alignment import Alignment
+from bench.scenarios.schema import Knobs
 from bench.worker.job import Job
 from bench.workload import data, engines, float8, models, optimizers
 from bench.workload.engines import Engine
@@ -29,6 +31,15 @@ class Built:
     """What the device proved by computing."""
     image_size: int
     """Unit: pixels."""
+
+
+def alignment(backend: Backend, knobs: Knobs) -> Alignment:
+    """Return the rhythm in which a case steps and its graphs are cut."""
+    return Alignment(
+        batches_per_execution=knobs.loader.batches_per_execution,
+        gradient_accumulation=knobs.gradient_accumulation,
+        first_cut=backend.first_cut(knobs),
+    )
 
 
 def build(job: Job, world: World, device: Device) -> Built:

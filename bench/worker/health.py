@@ -106,11 +106,7 @@ def run(job: Job, world: World, events: Events) -> HealthRun | None:
     events.enter(Phase.BUILD)
     device = backend.open(knobs, world)
     peers, _ = meet(world, device, Path(job.folder), knobs)
-    alignment = Alignment(
-        batches_per_execution=knobs.loader.batches_per_execution,
-        gradient_accumulation=knobs.gradient_accumulation,
-        first_cut=backend.first_cut(knobs),
-    )
+    alignment = building.alignment(backend, knobs)
     with device.checkpointing():
         step = building.build(job, world, device).step
         if not isinstance(step, TrainStep):

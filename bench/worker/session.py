@@ -76,11 +76,7 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     device = backend.open(case.knobs, world)
     cpus = place.keep(job, world)
     peers, collectives = meet(world, device, Path(job.folder), case.knobs)
-    alignment = Alignment(
-        batches_per_execution=case.knobs.loader.batches_per_execution,
-        gradient_accumulation=case.knobs.gradient_accumulation,
-        first_cut=backend.first_cut(case.knobs),
-    )
+    alignment = building.alignment(backend, case.knobs)
     with device.checkpointing():
         built = building.build(job, world, device)
         gc.collect()  # or what building left is collected inside a window

@@ -35,7 +35,7 @@ class Jealous(Backend):
             device.touch(exist_ok=False)
         except FileExistsError:
             return Probe(backend=self.name, available=False, reason="busy")
-        time.sleep(1.0)
+        time.sleep(1.0)  # probes of other ranks, were there any, would meet it
         device.unlink()
         alone = "TORCHELASTIC_RUN_ID" not in os.environ
         return Probe(backend=self.name, available=alone, reason="took itself for a rank")

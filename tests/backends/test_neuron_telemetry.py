@@ -256,7 +256,7 @@ def arrived(monitor: Monitor) -> None:
     deadline = time.monotonic() + 30
     while monitor.memory_bytes() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.2)
+    time.sleep(0.2)  # the lines behind the first to tell memory may leave no trace
 
 
 class TestProgram:

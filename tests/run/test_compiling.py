@@ -142,6 +142,7 @@ def test_interrupted_while_it_compiles_it_leaves_no_row_no_process_and_no_file(
 ) -> None:
     running = bench.start("run", beside(bench), "--backend", "cpu", "--precompile")
     running.wait_for(lambda stderr: "precompiling" in stderr)
+    # Well inside the untimed run or its compiler, which say nothing on their way.
     time.sleep(1.5)
     running.process.send_signal(signal.SIGINT)
     stopped = running.wait(30)
