@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import pytest
 
@@ -31,6 +32,8 @@ def test_an_unknown_check_has_no_explanation() -> None:
 
 
 class TestFence:
+    SEEN_QUIET: Final = Noise(co_tenant_share=0.0)
+
     @pytest.mark.parametrize(
         ("residual_s", "result"),
         [
@@ -43,7 +46,25 @@ class TestFence:
     def test_the_median_residual_may_be_one_percent_of_a_window(
         self, residual_s: tuple[float, ...], result: CheckResult
     ) -> None:
-        assert found("fence_waits", residual_s=residual_s).result is result
+        check = found("fence_waits", residual_s=residual_s, noise=self.SEEN_QUIET)
+        assert check.result is result
+
+    @pytest.mark.parametrize("noise", [Noise(), Noise(co_tenant_share=0.3, reasons=["others"])])
+    @pytest.mark.parametrize(
+        ("residual_s", "result"),
+        [
+            ((0.0, 0.9, 0.9), PASS),
+            ((0.011, 0.9, 0.9), FAIL),
+            ((0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9), FAIL),
+            ((0.0, 0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9), PASS),
+        ],
+    )
+    def test_where_nobody_saw_a_quiet_machine_the_lower_quartile_is_judged(
+        self, residual_s: tuple[float, ...], result: CheckResult, noise: Noise
+    ) -> None:
+        check = found("fence_waits", residual_s=residual_s, noise=noise)
+        assert check.result is result
+        assert check.evidence.startswith("lower quartile of the residual ")
 
     def test_a_short_window_does_not_make_the_time_of_a_read_a_lie(self) -> None:
         short = (0.004, 0.004, 0.004)
@@ -57,7 +78,9 @@ class TestFence:
         windows = (1.0,) * 8
         for late, result in [(1, PASS), (2, FAIL), (3, FAIL), (5, FAIL)]:
             residual_s = (0.05,) * late + (0.0,) * (8 - late)
-            check = found("fence_waits", window_s=windows, residual_s=residual_s)
+            check = found(
+                "fence_waits", window_s=windows, residual_s=residual_s, noise=self.SEEN_QUIET
+            )
             assert check.result is result, late
             assert (f"above it in {late} of 8" in check.evidence) == (late <= 4)
 
@@ -71,7 +94,7 @@ class TestFence:
         assert found("fence_waits", **told).result is PASS
 
     def test_the_evidence_gives_residual_window_and_limit(self) -> None:
-        text = found("fence_waits", residual_s=(0.5,)).evidence
+        text = found("fence_waits", residual_s=(0.5,), noise=self.SEEN_QUIET).evidence
         assert text == "median residual 500.000 ms after windows of 1000.0 ms (limit 10.000 ms)"
 
 

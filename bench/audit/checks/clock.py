@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from bench.audit.evidence import Evidence
 from bench.audit.finding import FAIL, PASS, Finding
@@ -21,30 +22,40 @@ def fence_waits(evidence: Evidence) -> Finding:
 
     A clock that is stopped while work is still queued reads the time of issuing it. After each
     window's fence an updated parameter is read, twice: what the first read takes beyond the second
-    is work the fence did not wait for. The median over the windows must stay under 1 % of a window.
-    On a quiet machine two windows above it, where they are a quarter of all or more, are too many;
-    and there, as a second witness, twice the work must not take about the same time.
+    is work the fence did not wait for. Where the machine's counters show that nobody disturbed it,
+    the median over the windows must stay under 1 % of a window, and two windows above it, where
+    they are a quarter of all or more, are too many. Elsewhere anybody may have delayed a read, and
+    the lower quartile is judged: what a fence leaves behind, it leaves in nearly every window. As a
+    second witness, twice the work must not take about the same time.
     """
     if not evidence.residual_s:
         return FAIL, "no residual was read after any window"
-    residual = statistics.median(evidence.residual_s)
+    seen_quiet = evidence.quiet and evidence.noise.co_tenant_share is not None
+    residual, name = _typical(evidence.residual_s, seen_quiet)
     window = statistics.median(evidence.window_s)
     limit = max(_RESIDUAL_SHARE * window, _RESIDUAL_FLOOR_S)
     text = (
-        f"median residual {residual * 1e3:.3f} ms after windows of {window * 1e3:.1f} ms "
+        f"{name} residual {residual * 1e3:.3f} ms after windows of {window * 1e3:.1f} ms "
         f"(limit {limit * 1e3:.3f} ms)"
     )
     late = sum(one > limit for one in evidence.residual_s)
     often = late >= max(_LATE_BY_CHANCE + 1, _LATE_SHARE * len(evidence.residual_s))
     if late and residual <= limit:
         text += f"; above it in {late} of {len(evidence.residual_s)}"
-    waits = residual <= limit and not (often and evidence.quiet)
+    waits = residual <= limit and not (often and seen_quiet)
     sees_work = True
     ratio = evidence.diagnostics.doubling_ratio if evidence.diagnostics else None
     if ratio is not None:
         sees_work = ratio >= _LEAST_DOUBLING or not evidence.quiet
         text += f"; twice the work takes {ratio:.2f} times as long"
     return (PASS if waits and sees_work else FAIL), text
+
+
+def _typical(residual_s: Sequence[float], seen_quiet: bool) -> tuple[float, str]:
+    """Return the residual that is judged, in seconds, and what it is called."""
+    if seen_quiet:
+        return statistics.median(residual_s), "median"
+    return sorted(residual_s)[len(residual_s) // 4], "lower quartile of the"
 
 
 def no_compile_in_window(evidence: Evidence) -> Finding:
