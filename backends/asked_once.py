@@ -6,6 +6,7 @@ serves one process would be there for the first of them alone. Torch-free.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -55,5 +56,7 @@ def probe(name: str, ask: Callable[[], Probe], timeout_s: float) -> Probe | None
 def _leave(folder: Path, rank: int, others: int) -> None:
     """Note that this rank has read; the last one to read removes the folder."""
     (folder / f"read-{rank}").touch()
-    if sum(1 for _ in folder.glob("read-*")) == others:
-        shutil.rmtree(folder, ignore_errors=True)
+    # Who reads last may remove it while it is looked through here.
+    with contextlib.suppress(FileNotFoundError):
+        if sum(1 for _ in folder.glob("read-*")) == others:
+            shutil.rmtree(folder, ignore_errors=True)

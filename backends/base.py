@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from bench.backends import peaks
 from bench.backends.peaks import Peak
-from bench.scenarios.schema import FLOAT8, Knobs, Strict
+from bench.scenarios.schema import AUTOCAST, Knobs, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,8 @@ class World:
     local_rank: int = 0
     nodes: int = 1
     """Machines over which the ranks are spread, as many on each."""
+    node: int = 0
+    """Number of this rank's machine among those."""
 
     @property
     def local_size(self) -> int:
@@ -166,8 +168,9 @@ class Device(ABC):
     """Name of torch.distributed's backend for this device; null: one process only."""
     ddp_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments that DistributedDataParallel needs on this device to be right."""
-    own_memory: ClassVar[bool] = True
-    """Whether its memory is another than the host's, so that what is kept there is saved here."""
+    own_memory: bool | None = None
+    """Whether its memory is another than the host's, so that what is kept there is saved here.
+    Null: it does not tell."""
     emulates_float8: ClassVar[bool] = False
     """Whether products of float8 are computed by other products here. Its rows say so."""
 
@@ -186,11 +189,10 @@ class Device(ABC):
         """Return the context of the forward pass: autocast for amp-bf16, amp-fp16 and fp8."""
         import torch
 
-        types = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-        types |= dict.fromkeys(FLOAT8, torch.bfloat16)
-        if knobs.precision not in types:
+        if knobs.precision not in AUTOCAST:
             return contextlib.nullcontext()
-        return torch.autocast(self.torch_device.type, dtype=types[knobs.precision])
+        dtype = getattr(torch, AUTOCAST[knobs.precision])
+        return torch.autocast(self.torch_device.type, dtype=dtype)
 
     @abstractmethod
     def counters(self) -> Counters:

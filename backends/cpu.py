@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import device_loader, host
+from bench.backends import async_io, device_loader, host
 from bench.backends.base import (
     Backend,
     ClockRates,
@@ -78,6 +78,7 @@ class CpuBackend(Backend):
                 "torchao": importlib.util.find_spec("torchao") is not None,
                 "accelerate": importlib.util.find_spec("accelerate") is not None,
                 "deepspeed": importlib.util.find_spec("deepspeed") is not None,
+                "async_io": async_io.missing("cpu"),
             },
             warnings=warnings,
         )
@@ -183,7 +184,7 @@ class CpuDevice(Device):
 
     process_group: ClassVar[str | None] = "gloo"
     emulates_float8: ClassVar[bool] = True
-    own_memory: ClassVar[bool] = False
+    own_memory: bool | None = False
 
     def __init__(self, threads: int, *, alone: bool = True) -> None:
         import torch

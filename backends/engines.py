@@ -7,6 +7,7 @@ Torch-free.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from pydantic import JsonValue
@@ -17,6 +18,13 @@ from bench.scenarios.schema import Knobs
 OF_EVERY_ADAPTER = ("plain", "ddp")
 PACKAGES = ("accelerate", "deepspeed")
 """Engines that are packages of their own; the extra that installs each has its name."""
+_OF_ACCELERATE = ("ACCELERATE_", "FSDP_")
+"""How the variables begin that accelerate's launcher sets, and accelerate reads."""
+_OF_MESSAGES = ("ACCELERATE_DISABLE_RICH", "ACCELERATE_ENABLE_RICH", "ACCELERATE_LOG_LEVEL")
+"""Those that change what it says, and nothing that is trained."""
+_OF_DEEPSPEED = "DS_ACCELERATOR"
+"""By which DeepSpeed is told what kind of device it is for, as the adapter's device does."""
+_SAID_UNSEEN = "the environment says it, where the row would not show it: unset it there"
 
 
 def refusals(backend: Backend, knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
@@ -34,12 +42,15 @@ def refusals(backend: Backend, knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
         yield Refusal(knob="engine", value=engine, reason=reason)
     if engine == "fsdp":
         yield from _fsdp(knobs)
-    if engine == "accelerate" and knobs.precision == "amp-fp16":
-        reason = "accelerate scales the loss by itself, and its skipped updates are not counted"
-        yield _refusal("precision", "amp-fp16", reason)
+    if engine == "accelerate":
+        yield from _accelerate(knobs)
     if engine == "deepspeed":
         yield from _deepspeed(knobs)
-    on_the_host = "cpu" in (knobs.fsdp.offload, knobs.zero.offload_optimizer)
+        yield from _in_files(knobs, probe)
+        told = os.environ.get(_OF_DEEPSPEED, backend.name)
+        if told != backend.name:
+            yield _refusal(_OF_DEEPSPEED, told, f"{_SAID_UNSEEN}, and choose --backend")
+    on_the_host = knobs.fsdp.offload == "cpu" or knobs.zero.offload_optimizer in ("cpu", "nvme")
     if knobs.optimizer_impl == "capturable" and on_the_host:
         yield _refusal(
             "optimizer_impl",
@@ -55,6 +66,16 @@ def _fsdp(knobs: Knobs) -> Iterator[Refusal]:
     if knobs.precision == "amp-fp16" and knobs.fsdp.offload == "cpu":
         reason = "the devices agree on whether a gradient overflows, and these lie on the host"
         yield _refusal("precision", "amp-fp16", reason)
+
+
+def _accelerate(knobs: Knobs) -> Iterator[Refusal]:
+    if knobs.precision == "amp-fp16":
+        reason = "accelerate scales the loss by itself, and its skipped updates are not counted"
+        yield _refusal("precision", "amp-fp16", reason)
+    for name in sorted(os.environ):
+        if name.startswith(_OF_ACCELERATE) and name not in _OF_MESSAGES:
+            reason = f"{_SAID_UNSEEN}, and set the knobs, or a file as accelerate.config"
+            yield _refusal(name, os.environ[name], reason)
 
 
 def _deepspeed(knobs: Knobs) -> Iterator[Refusal]:
@@ -81,6 +102,14 @@ def _deepspeed(knobs: Knobs) -> Iterator[Refusal]:
     if knobs.channels_last and knobs.zero.stage:
         reason = "ZeRO lays weights out in flat buffers in their usual order"
         yield _refusal("channels_last", True, reason)
+
+
+def _in_files(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
+    lacks = probe.facts.get("async_io")
+    for knob in ("offload_optimizer", "offload_param"):
+        if lacks is not None and getattr(knobs.zero, knob) == "nvme":
+            reason = f"DeepSpeed's async_io, which writes the files, cannot be used here: {lacks}"
+            yield _refusal(f"zero.{knob}", "nvme", reason)
 
 
 def _refusal(knob: str, value: JsonValue, reason: str) -> Refusal:

@@ -17,6 +17,11 @@ from bench.scenarios.schema import Knobs
 
 _SELF = Path("/proc/self")
 _CPUS = Path("/sys/devices/system/cpu")
+CPUS_OF_RANKS_VARIABLE = "BENCH_CPUS_OF_RANKS"
+"""The CPUs of each rank of this machine, where somebody else's launcher binds them
+(`bench.backends.bound`): numbers with commas between, ranks with semicolons."""
+STAND_IN_VARIABLE = "BENCH_NODES_ON_ONE_MACHINE"
+"""Set to 1, ranks of one machine may stand for those of several nodes, for tests: a row says so."""
 _RESET_PEAK = "5"
 """What resets VmHWM, and nothing else, when written to clear_refs (proc_pid_clear_refs(5))."""
 
@@ -34,9 +39,28 @@ def cpu_model(proc: Path = Path("/proc")) -> str:
 
 
 def processor() -> str:
-    """Return the processor with the CPUs we may use: together they are the device of a CPU row."""
+    """Return the processor with the CPUs that the ranks of this machine may use.
+
+    Together they are the device of a CPU row.
+    """
     count = cpus_visible()
     return f"{cpu_model()}, {count} CPU{'' if count == 1 else 's'}"
+
+
+def boot_id(proc: Path = Path("/proc")) -> str | None:
+    """Return what tells this machine from all others, until it starts anew; null: nothing does.
+
+    All containers of a machine have the same. Never to be recorded. Source: random(4).
+    """
+    try:
+        return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None  # not Linux
+
+
+def nodes_stand_in() -> bool:
+    """Return whether ranks of one machine may stand for those of several nodes, as in a test."""
+    return os.environ.get(STAND_IN_VARIABLE) == "1"
 
 
 def cpus_allowed() -> frozenset[int]:
@@ -99,16 +123,28 @@ def keep_on(cpus: Collection[int]) -> None:
             os.sched_setaffinity(int(thread.name), cpus)
 
 
+def cpus_of_ranks() -> list[frozenset[int]]:
+    """Return the CPUs of each rank that a launcher has bound on this machine; empty: of none."""
+    told = os.environ.get(CPUS_OF_RANKS_VARIABLE, "")
+    return [frozenset(map(int, cpus.split(","))) for cpus in told.split(";") if cpus]
+
+
 def cpus_visible() -> int:
-    """Return how many CPUs this process may run on."""
-    return len(cpus_allowed())
+    """Return how many CPUs this process may run on, and the ranks bound beside it."""
+    return len(cpus_allowed().union(*cpus_of_ranks()))
 
 
 def threads_per_rank(knobs: Knobs) -> int:
-    """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
+    """Return the compute threads of one rank: as asked, else an equal share of its CPUs.
+
+    It shares them with all ranks of the machine, or with those that a launcher has bound to some of
+    the same.
+    """
     if knobs.threads is not None:
         return knobs.threads
-    return max(1, cpus_visible() // knobs.local_processes)
+    own = cpus_allowed()
+    sharing = sum(1 for cpus in cpus_of_ranks() if cpus & own) or knobs.local_processes
+    return max(1, len(own) // sharing)
 
 
 def environment(knobs: Knobs) -> dict[str, str]:

@@ -74,6 +74,7 @@ def announce(told: Placed, variables: MutableMapping[str, str]) -> None:
         WORLD_SIZE=str(world.size),
         LOCAL_RANK=str(world.local_rank),
         LOCAL_WORLD_SIZE=str(told.local_size),
+        GROUP_RANK=str(world.node),
         GROUP_WORLD_SIZE=str(world.nodes),
     )
     host, port = meeting_place(told, variables)
@@ -108,19 +109,21 @@ def _by_torchrun(told: Mapping[str, str]) -> Placed:
         size=int(told.get("WORLD_SIZE", "1")),
         local_rank=int(told.get("LOCAL_RANK", "0")),
         nodes=int(told.get("GROUP_WORLD_SIZE", "1")),
+        node=int(told.get("GROUP_RANK", "0")),
     )
     return Placed(TORCHRUN, world, int(told.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _by_srun(told: Mapping[str, str]) -> Placed:
-    counts = tasks_per_node(told["SLURM_STEP_TASKS_PER_NODE"])
+    counts, node = tasks_per_node(told["SLURM_STEP_TASKS_PER_NODE"]), int(told["SLURM_NODEID"])
     world = World(
         rank=int(told["SLURM_PROCID"]),
         size=int(told["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(told["SLURM_LOCALID"]),
         nodes=len(counts),
+        node=node,
     )
-    return Placed(SRUN, world, counts[int(told["SLURM_NODEID"])])
+    return Placed(SRUN, world, counts[node])
 
 
 def _first_host(variables: Mapping[str, str], nodes: int) -> str:

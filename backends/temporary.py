@@ -13,11 +13,16 @@ from pathlib import Path
 _OF_ONE_RUN = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
+    "GROUP_RANK",
     "MASTER_ADDR",
     "MASTER_PORT",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_NODEID",
 )
+"""The same for all ranks of a machine, and together for no others: also where a job is started anew
+under its own number, and where machines share the folder for temporary files."""
 _ROOM = "free some space in the folder for temporary files, or name another folder with TMPDIR"
 _PLACE = "name a folder that this user may write to with TMPDIR"
 _REMEDIES = {

@@ -17,19 +17,14 @@ from bench.backends.placed import placed
 from bench.backends.registry import Prober
 from bench.cli import comparison_page, progress
 from bench.cli.comparing import exit_code
-from bench.cli.running import (
-    EXIT_CASE,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    Work,
-    probes,
-    work,
-)
+from bench.cli.running import Work, probes, work
 from bench.cli.stopping import stop_on_signals
 from bench.results import matching
 from bench.results.store import Store, new_id
 from bench.run import ab, pythons
-from bench.run.plan import Planned, check_nodes, choose, plan
+from bench.run.exits import EXIT_CASE, EXIT_INTERRUPTED, EXIT_USAGE
+from bench.run.fitting import check_contents, check_nodes
+from bench.run.plan import Planned, choose, plan
 from bench.run.pythons import Python
 from bench.run.turns import ByTurns, OneAfterTheOther, possible
 from bench.scenarios import overrides
@@ -97,6 +92,7 @@ def run(request: Request) -> int:
         )
     a, b = _sides(request)
     check_nodes([a, b], 1)
+    check_contents([a, b])
     by_turns = possible(a, b) and not request.one_at_a_time
     sides = [
         ab.side_of(planned, name, request.pairs, budget_s=request.budget_s, by_turns=by_turns)

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.backends.host import nodes_stand_in
 from bench.backends.placed import SRUN, Placed, meeting_place
 from bench.cli.stopping import stop_on_signals
 from bench.run import meeting as meetings
-from bench.run.following import EXIT_CASE, Follower
+from bench.run.exits import EXIT_CASE, EXIT_USAGE
+from bench.run.following import Follower
 from bench.run.launching import Start, start_here
-from bench.run.meeting import Meeting, MeetingError
+from bench.run.meeting import JOIN_TIMEOUT_S, AloneError, Meeting, MeetingError
 from bench.run.nodes import Nodes
 from bench.run.plan import Planned
 from bench.scenarios.errors import ScenarioError
@@ -28,7 +30,7 @@ class Together:
     nodes: int
     node: int | None
     endpoint: str | None
-    timeout_s: float
+    timeout_s: float | None
 
 
 def meeting(asked: Together, told: Placed | None) -> Meeting:
@@ -50,6 +52,21 @@ def meeting(asked: Together, told: Placed | None) -> Meeting:
             f"every node runs this command once, and srun has started {told.world.size}",
             f"start them with srun --nodes {asked.nodes} --ntasks-per-node 1",
         )
+    if told is not None and told.world.nodes != asked.nodes and not nodes_stand_in():
+        machines = "one machine" if told.world.nodes == 1 else f"{told.world.nodes} machines"
+        raise ScenarioError(
+            option,
+            f"every node is a machine of its own, and srun has started its {told.world.size} tasks "
+            f"on {machines}",
+            f"start them with srun --nodes {asked.nodes} --ntasks-per-node 1",
+        )
+    alone = asked.nodes == 1
+    if alone and (asked.node, asked.endpoint, asked.timeout_s) != (None, None, None):
+        raise ScenarioError(
+            option,
+            "is this machine alone, which meets nobody",
+            "leave --rdzv-endpoint, --node-rank and --join-timeout out",
+        )
     if asked.node is not None and not 0 <= asked.node < asked.nodes:
         raise ScenarioError(
             f"--node-rank {asked.node}", f"is none of {asked.nodes} nodes", "count them from 0"
@@ -58,7 +75,7 @@ def meeting(asked: Together, told: Placed | None) -> Meeting:
         host, port = meetings.endpoint(asked.endpoint)
     elif told is not None:
         host, port = meeting_place(told, os.environ)
-    elif asked.nodes == 1:
+    elif alone:
         host, port = "localhost", 0
     else:
         raise ScenarioError(
@@ -68,15 +85,22 @@ def meeting(asked: Together, told: Placed | None) -> Meeting:
             "free there",
         )
     node = told.world.rank if asked.node is None and told is not None else asked.node
-    return Meeting(asked.nodes, host, port, node, asked.timeout_s)
+    timeout_s = JOIN_TIMEOUT_S if asked.timeout_s is None else asked.timeout_s
+    return Meeting(asked.nodes, host, port, node, timeout_s)
 
 
 def run(place: Meeting, planned: Sequence[Planned], measure: Measure) -> int:
     """Run this node's part, on the first one all of it; returns the exit code.
 
     Raises:
-        ScenarioError: another node has planned otherwise.
+        ScenarioError: another node has planned otherwise, or no case needs another one.
     """
+    if place.nodes > 1 and all(case.case.knobs.nodes == 1 for case in planned):
+        raise ScenarioError(
+            f"--nodes {place.nodes}",
+            "every case sets nodes=1, and no other node would have a part in it",
+            "leave the option out, or set nodes to a larger number",
+        )
     with stop_on_signals() as stopping:
         if place.nodes == 1:
             return measure(stopping, start_here)
@@ -85,12 +109,13 @@ def run(place: Meeting, planned: Sequence[Planned], measure: Measure) -> int:
             listening = meetings.listen(place)
             if listening is None:
                 return Follower(place, planned, _say, lambda: bool(stopping)).run()
-        except MeetingError as error:
-            if not _is_first(place):
-                print(f"bench: {error}", file=sys.stderr)
-                return EXIT_CASE
+        except AloneError as error:
+            _say(str(error))
             nodes.nobody_can_join(error)
             return measure(stopping, nodes.start)
+        except MeetingError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return EXIT_CASE
         return _lead(
             nodes, lambda: nodes.gather(listening, _say, lambda: bool(stopping)), measure, stopping
         )
@@ -104,15 +129,11 @@ def _lead(
         gather()
         code, reason = measure(stopping, nodes.start), ""
         return code
+    except ScenarioError as error:
+        code, reason = EXIT_USAGE, str(error)
+        raise
     finally:
         nodes.close(code, reason or None)
-
-
-def _is_first(place: Meeting) -> bool:
-    try:
-        return meetings.is_first(place)
-    except MeetingError:
-        return False  # it does not even know the address
 
 
 def _say(text: str) -> None:

@@ -19,11 +19,12 @@ import typer
 
 from bench.cli import comparison_commands
 from bench.cli.options import RESULTS, Format, Results, TableFormat
+from bench.run.exits import EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from bench.results.prices import Prices
 
-EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130
+EXIT_FAULT = 70
 
 
 class Listed(enum.StrEnum):
@@ -148,9 +149,14 @@ def run(
         ),
     ] = None,
     join_timeout: Annotated[
-        float,
-        typer.Option("--join-timeout", metavar="S", min=0.0, help="Wait so long for other nodes."),
-    ] = 300.0,
+        float | None,
+        typer.Option(
+            "--join-timeout",
+            metavar="S",
+            min=0.0,
+            help="Wait so long for other nodes; default: 300.",
+        ),
+    ] = None,
     results: Results = RESULTS,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Wall time per case.")
@@ -182,8 +188,10 @@ def run(
 
     if launches is not None and precision_target is not None:
         raise typer.BadParameter("choose one of --launches and --precision-target")
-    if nodes is None and (rdzv_endpoint is not None or node_rank is not None):
-        raise typer.BadParameter("--rdzv-endpoint and --node-rank go with --nodes N")
+    if nodes is None and (rdzv_endpoint, node_rank, join_timeout) != (None, None, None):
+        raise typer.BadParameter(
+            "--rdzv-endpoint, --node-rank and --join-timeout go with --nodes N"
+        )
     settings = list(set_ or [])
     if nodes is not None and "nodes" not in keys_given(settings):
         settings.append(f"nodes={nodes}")
@@ -376,7 +384,7 @@ def _main() -> None:
         told = placed()
         rank = 0 if told is None else told.world.rank
         if rank:
-            # Most mistakes meet all ranks, and a launcher ends them all once one has ended: rank 0
+            # Most mistakes meet all ranks, and a launcher may end them all once one has: rank 0
             # must have spoken before. A rank that is still there afterwards is alone with its own.
             from bench.run.inplace import GRACE_S
 

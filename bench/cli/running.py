@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from bench.backends import bound, users_files
 from bench.backends.base import Probe
 from bench.backends.placed import Placed, placed
 from bench.backends.registry import BackendError, Prober, names
@@ -18,21 +19,22 @@ from bench.cli.joining import Together
 from bench.cli.stopping import stop_on_signals
 from bench.results import table as tables
 from bench.results.prices import Prices
-from bench.results.record import Keys, Outcome
+from bench.results.record import Keys, Outcome, Record
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Problem, Store, Stored, StoreError, new_id
 from bench.run import inplace, launching, precompiling
+from bench.run.exits import EXIT_CASE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from bench.run.fitting import check_contents, check_nodes
 from bench.run.health import HealthPass
 from bench.run.launching import Start, start_here
-from bench.run.plan import Planned, check_nodes, choose, plan
+from bench.run.plan import Planned, choose, plan
 from bench.run.precompiling import Precompiler
 from bench.run.rounds import Rounds
 from bench.scenarios import compose, overrides
 from bench.scenarios.errors import ScenarioError
 from bench.scenarios.schema import Case, Scenario
 
-EXIT_OK, EXIT_USAGE, EXIT_CASE, EXIT_INTERRUPTED = 0, 2, 4, 130
 _GOOD = (Outcome.OK, Outcome.UNSUPPORTED)
 _FOR_OUR_LAUNCHER = {
     "measure.launches": "--launches",
@@ -88,6 +90,7 @@ def run(request: Request) -> int:
         meeting = joining.meeting(request.together, told)
         planned = _planned(request, request.settings, Prober())
         check_nodes(planned, meeting.nodes)
+        check_contents(planned)
         if meeting.nodes > 1:
             _precompiler(request, planned)  # not found out when all have met
         return joining.run(
@@ -95,9 +98,11 @@ def run(request: Request) -> int:
         )
     if told is not None:
         planned = _planned_in_place(request, told)
+        check_contents(planned)
         return inplace.run(told, planned, request.results, lambda rows: _print(request, rows))
     planned = _planned(request, request.settings, Prober())
     check_nodes(planned, 1)
+    check_contents(planned)
     with stop_on_signals() as stopping:
         return _measure(request, planned, stopping, start_here)
 
@@ -150,6 +155,7 @@ def dry_run(request: Request) -> int:
     from bench.cli import listing
 
     planned = _planned(request, request.settings, Prober())
+    check_contents(planned)
     _precompiler(request, planned)
     listing.cases(planned, request.format)
     return EXIT_OK
@@ -208,6 +214,7 @@ def _planned_in_place(request: Request, told: Placed) -> list[Planned]:
     if "measure.budget_s" in given:
         # A scenario's budget is for all of its launches; what is given here is for this one.
         settings += ["measure.launches=1", "measure.precision_target=null"]
+    bound.tell(told)
     prober = Prober()
     planned = _planned(request, settings, prober)
     if len(planned) != 1:
@@ -246,7 +253,7 @@ def _planned(request: Request, settings: Sequence[str], prober: Prober) -> list[
             request.prices.of(
                 device=item.probe.device_model or "no device",
                 backend=item.backend,
-                processes=item.case.knobs.processes,
+                devices=item.case.knobs.devices,
             )
     return planned
 
@@ -265,7 +272,29 @@ def work(name: str, settings: Sequence[str], results: Path) -> Work:
         if not name.endswith(".json"):
             return Work(compose.load(name, settings))
         raise StoreError(f"{name}: cannot be repeated: {error}") from error
-    return Work(overrides.with_overrides(record.requested, settings), record.backend)
+    case = overrides.with_overrides(record.requested, settings)
+    _check_repeatable(name, record, overrides.keys_given(settings))
+    return Work(case, record.backend)
+
+
+def _check_repeatable(name: str, record: Record, given: Sequence[str]) -> None:
+    """See to it that the user's files say what they said when a record was made.
+
+    Args:
+        name: Of the record, for messages.
+        record: Whose case is to be repeated.
+        given: Settings that are given anew, whatever the record says.
+    """
+    for knob, file in users_files.named(record.requested.knobs).items():
+        if knob in given or knob.partition(".")[0] in given:
+            continue
+        place = f"{name}: {knob}={file}"
+        remedy = f"name a file by --set {knob}=FILE, whatever it says, or set {knob} to null"
+        if not file.is_file():
+            raise ScenarioError(place, "the file that the record names is not there", remedy)
+        if users_files.digest(knob, file) != record.contents.get(knob):
+            message = "the file says something else than when the record was made"
+            raise ScenarioError(place, message, remedy)
 
 
 def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:

@@ -39,10 +39,12 @@ _REMEDIES = {
 _NO_VICTIMS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that no process gets because another one has gone."""
 _SEEN_LATE_S = 0.5
+_LOOKED_S = 0.1
+"""A rank is looked at so often: an end may have been seen by so much later than it came."""
 _PORT_TAKEN = ("EADDRINUSE", "address already in use")
 _REMEDY_PORT = (
-    "another program has the port at which the ranks meet: run the case again, or name another "
-    "where MASTER_PORT names it"
+    "another program has the port at which the ranks meet: run the case again; torchrun is told "
+    "another one by --master-port, and the ranks of an srun by MASTER_PORT"
 )
 _LOADER_KILLED = re.compile(
     r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal: Killed|exited unexpectedly)"
@@ -230,22 +232,19 @@ def _culprit(
     """Return the rank whose end explains the others'.
 
     A rank that lost its peer is never to blame while another has a reason of its own. Of those that
-    have one, or were killed, it is the first. What a victim says is not always known for what it
-    is, and follows at once, while a kill is seen a little later than it came.
+    have one, were killed, or ended without a word, it is the first. What a victim says is not
+    always known for what it is, and follows at once, while an end is seen a little later than it
+    came.
     """
     first = [(f.time, f.rank) for f in failures.values() if f.kind is not FailureKind.PEER]
     for rank, code in enumerate(codes):
-        if code is not None and code < 0 and rank not in failures:
+        if code is not None and code != 0 and rank not in failures:
             seen = ended_at[rank]
-            late = _SEEN_LATE_S if -code in _NO_VICTIMS else 0.0
             # Whoever ends a group from outside sends this one to all of it.
             known = seen is not None and -code != signal.SIGTERM
-            first.append((seen - late if seen is not None and known else math.inf, rank))
+            first.append((seen - _late_s(code) if seen is not None and known else math.inf, rank))
     if first:
         return min(first)[1]
-    for rank, code in enumerate(codes):
-        if code not in (0, None) and rank not in failures:
-            return rank
     for rank, code in enumerate(codes):
         # All that failed lost a peer: it is the one that left early and said nothing.
         if failures and code == 0:
@@ -253,6 +252,13 @@ def _culprit(
     if failures:
         return min(failures.values(), key=lambda f: f.time).rank
     return 0
+
+
+def _late_s(code: int) -> float:
+    """Return how much later than it came an end may have been seen. Unit: seconds."""
+    if code > 0:
+        return _LOOKED_S  # and no more: a library may end a victim so
+    return _SEEN_LATE_S if -code in _NO_VICTIMS else 0.0
 
 
 def _without_words(

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.backends import registry
+from bench.backends.drives import launch_folder
 from bench.backends.temporary import TemporaryError, temporary_folder, told
 from bench.run import ending, health, launching, stacks
 from bench.run import meeting as meetings
+from bench.run.agreement import hello
+from bench.run.exits import EXIT_CASE, EXIT_INTERRUPTED
 from bench.run.group import Group, Share
 from bench.run.launching import Order
 from bench.run.meeting import Meeting
@@ -30,13 +33,12 @@ from bench.run.messages import (
     Tails,
     Welcome,
 )
-from bench.run.nodes import hello, meeting_environment
+from bench.run.nodes import meeting_environment
 from bench.run.plan import Planned
 from bench.run.scrubbing import scrub
 from bench.run.wire import Wire
 from bench.worker.job import JOB_FILE, JOB_VARIABLE, Failure, FailureKind
 
-EXIT_CASE, EXIT_INTERRUPTED = 4, 130
 _TICK_S = 0.1
 
 
@@ -114,8 +116,10 @@ class Follower:
         tails: dict[int, str] = {}
         kills = ending.oom_kills()
         try:
-            with temporary_folder("bench-launch-") as folder:
-                group = self._group(wire, begin, folder)
+            planned = self._case(begin)
+            drive = planned.case.knobs.zero.nvme_path
+            with launch_folder("bench-launch-", drive) as folder:
+                group = self._group(wire, planned, begin, folder)
                 try:
                     self._watch(wire, group, folder)
                 finally:
@@ -134,13 +138,12 @@ class Follower:
             )
         )
 
-    def _group(self, wire: Wire, begin: Begin, folder: Path) -> Group:
+    def _group(self, wire: Wire, planned: Planned, begin: Begin, folder: Path) -> Group:
         """Start this node's ranks.
 
         Raises:
-            _CannotBegin: this node has planned otherwise, or has no room for them.
+            _CannotBegin: this node has no room for them.
         """
-        planned = self._case(begin)
         try:
             order = self._order(planned, begin)
             job = launching.job_of(order, folder).model_copy(
@@ -197,7 +200,7 @@ class Follower:
             group.ended()
             for local, code in enumerate(group.codes):
                 if code is not None and known[local] is None:
-                    wire.send(Ended(rank=group.ranks[local], code=code, now=time.time()))
+                    wire.send(Ended(rank=group.ranks[local], code=code))
             known = list(group.codes)
             message = wire.receive()
             if isinstance(message, Stop):

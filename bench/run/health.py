@@ -158,6 +158,7 @@ def reference_knobs(knobs: Knobs) -> Knobs:
         fsdp={},
         accelerate={},
         zero={},
+        spmd={},
         processes=1,
         nodes=1,
     )

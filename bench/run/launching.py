@@ -16,6 +16,7 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import ValidationError
 
 from bench.backends import host, registry
+from bench.backends.drives import launch_folder
 from bench.backends.temporary import TemporaryError, temporary_folder
 from bench.results.health import HealthRun
 from bench.results.record import Launch, Outcome, Phase, Precompiled
@@ -141,7 +142,7 @@ def run(
         Interrupted: `stop` said so.
     """
     try:
-        with temporary_folder(_PREFIX) as folder:
+        with launch_folder(_PREFIX, order.planned.case.knobs.zero.nvme_path) as folder:
             job = job_of(order, folder)
             found = _run(order, job, on_event, stop, RESULT_FILE, Launch, start)
             if isinstance(found, End):
@@ -163,7 +164,7 @@ def run_health(
         Interrupted: `stop` said so.
     """
     try:
-        with temporary_folder(_PREFIX) as folder:
+        with launch_folder(_PREFIX, order.planned.case.knobs.zero.nvme_path) as folder:
             job = job_of(order, folder).model_copy(update={"purpose": "health", "diagnose": False})
             return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun, start)
     except (OSError, TemporaryError) as error:
@@ -270,6 +271,7 @@ def job_of(order: Order, folder: Path) -> Job:
         diagnose=order.index == 0 and order.planned.case.measure.diagnostics,
         cache=order.cache,
         folder=str(folder),
+        contents=dict(order.planned.contents),
         in_turns=order.turn is not None,
         cpus=order.cpus,
         cpus_of_ranks=None if order.turn is not None else cpus_of_ranks(order.planned),
@@ -321,12 +323,16 @@ def _watch(
             rank, seconds = silent
             astray = stacks.astray(group.ask_for_stacks())
             rank = rank if astray is None else astray
-            waiting = "" if astray is None else ", and the others wait for it"
+            reason = f"rank {rank} had been stepping and was silent for {seconds:.0f} s"
+            if astray is not None:
+                reason += ", and the others wait for it"
+            elif len(group.codes) > 1:
+                reason = f"which of the ranks hangs is not known: {reason}, the longest"
             return ending.stopped(
                 folder,
                 Outcome.HANG,
                 pulse.phases[rank],
-                f"rank {rank} had been stepping and was silent for {seconds:.0f} s{waiting}",
+                reason,
                 rank,
                 stacks.tail(folder, rank),
             )

@@ -13,7 +13,8 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import psutil
 
@@ -21,6 +22,7 @@ from bench.backends.temporary import told
 from bench.run.wire import NOT_OURS, SILENT, Wire
 from bench.scenarios.errors import ScenarioError
 
+JOIN_TIMEOUT_S = 300.0
 _TICK_S = 0.2
 _CONNECT_S = 2.0
 _BACKLOG = 128
@@ -40,13 +42,27 @@ class Meeting:
     port: int
     node: int | None = None
     """The number of this one, from 0; null: who listens is 0, the others are taken as they come."""
-    timeout_s: float = 300.0
+    timeout_s: float = JOIN_TIMEOUT_S
     """How long one waits for the others."""
 
     @property
     def place(self) -> str:
         """The address as it was given."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class AloneError(MeetingError):
+    """This is the first node, and nobody can join it.
+
+    Args:
+        words: The message about a meeting.
+        meeting: That it is about.
+    """
+
+    def __init__(self, words: Callable[[Meeting], str], meeting: Meeting) -> None:
+        super().__init__(words(meeting))
+        self.recorded = words(replace(meeting, host="<host>"))
+        """The message as it may be recorded."""
 
 
 def endpoint(written: str) -> tuple[str, int]:
@@ -70,11 +86,18 @@ def listen(meeting: Meeting) -> socket.socket | None:
     """Return the socket at which the first node waits; null: this is another node.
 
     Raises:
-        MeetingError: this is the first node, and its port is taken; or the host is not known.
+        AloneError: this is the first node, and cannot listen: its port is taken, say.
+        MeetingError: the host is not known, nor who is the first.
     """
     if meeting.node not in (0, None):
         return None
-    family, address = _resolved(meeting)
+    try:
+        family, address = _resolved(meeting.host, meeting.port)
+    except OSError as error:
+        unknown = partial(_unknown, error)
+        if meeting.node == 0:
+            raise AloneError(unknown, meeting) from error
+        raise MeetingError(unknown(meeting)) from error
     own = _is_own(family, address)
     if not own and meeting.node is None:
         return None
@@ -86,24 +109,17 @@ def listen(meeting: Meeting) -> socket.socket | None:
     except OSError as error:
         found.close()
         if error.errno != errno.EADDRINUSE:
-            raise MeetingError(f"cannot listen at {meeting.place}: {told(error)}") from error
+            raise AloneError(partial(_deaf, error), meeting) from error
         if meeting.node is None:
             return None  # it may be the first node that has it: who answers there will tell
-        raise taken(meeting) from error
+        raise AloneError(taken, meeting) from error
     found.settimeout(_TICK_S)
     return found
 
 
-def is_first(meeting: Meeting) -> bool:
-    """Return whether this is the first node: it was numbered so, or has the address itself."""
-    if meeting.node is not None:
-        return meeting.node == 0
-    return _is_own(*_resolved(meeting))
-
-
-def taken(meeting: Meeting) -> MeetingError:
-    """Return the error of a port that another program has."""
-    return MeetingError(
+def taken(meeting: Meeting) -> str:
+    """Return what is said of a port that another program has."""
+    return (
         f"port {meeting.port} of {meeting.host} is taken by another program: end it, or name "
         "another port with --rdzv-endpoint on every node"
     )
@@ -132,8 +148,11 @@ def reach(meeting: Meeting, stop: Callable[[], bool]) -> Wire | None:
 
 def why_gone(meeting: Meeting, wire: Wire) -> MeetingError:
     """Return the error of a first node that went before it let this one join."""
-    if wire.gone in (NOT_OURS, SILENT):
-        return taken(meeting)
+    strange = taken if wire.gone in (NOT_OURS, SILENT) else _wordless
+    if strange is taken or (wire.gone is not None and not wire.answered):
+        # Without a number this is the first node where the address is its own.
+        first = meeting.node is None and _is_at_home(meeting)
+        return AloneError(strange, meeting) if first else MeetingError(strange(meeting))
     if wire.gone is None:
         return MeetingError(
             f"the first node, at {meeting.place}, has not let this one join within "
@@ -151,7 +170,9 @@ def accept(listening: socket.socket) -> Wire | None:
         connection, _ = listening.accept()
     except (TimeoutError, ConnectionError):
         return None
-    return Wire(connection)
+    wire = Wire(connection)
+    wire.beat()  # or a caller that is closed at once would take this for another program
+    return wire
 
 
 def interface(address: str) -> str | None:
@@ -171,16 +192,40 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _resolved(meeting: Meeting) -> tuple[socket.AddressFamily, str]:
-    try:
-        found = socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise MeetingError(
-            f"the host of {meeting.place} is not known here ({error.strerror or error}): name its "
-            "numeric address"
-        ) from error
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, str]:
+    """Return the address of a host.
+
+    Raises:
+        OSError: it is not known here.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     family, _, _, _, address = found[0]
     return family, str(address[0])
+
+
+def _unknown(error: OSError, meeting: Meeting) -> str:
+    return (
+        f"the host of {meeting.place} is not known here ({error.strerror or error}): name its "
+        "numeric address"
+    )
+
+
+def _wordless(meeting: Meeting) -> str:
+    return (
+        f"who has port {meeting.port} of {meeting.host} closes connections without a word: if it "
+        "is another program, end it, or name another port with --rdzv-endpoint on every node; if "
+        "it was the first node, its own messages say why"
+    )
+
+
+def _deaf(error: OSError, meeting: Meeting) -> str:
+    return f"cannot listen at {meeting.place}: {told(error)}"
+
+
+def _is_at_home(meeting: Meeting) -> bool:
+    with contextlib.suppress(OSError):
+        return _is_own(*_resolved(meeting.host, meeting.port))
+    return False
 
 
 def _is_own(family: socket.AddressFamily, address: str) -> bool:

@@ -6,10 +6,12 @@ becomes of them. A node runs cases of its own plan only: a message can name one 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
+from bench._version import __version__
 from bench.results.record import Outcome
 from bench.scenarios.schema import Strict
 from bench.worker.job import Event, Failure
@@ -26,6 +28,9 @@ class Seen(Strict):
     outcome: Annotated[Outcome | None, Field(strict=False)] = None
     """Why it cannot be launched there; null: it can."""
     reason: str | None = None
+    details: dict[str, str]
+    """Of what else the fingerprint is made, in words: the device, knobs, flags, and digests of own
+    files."""
 
 
 class Hello(Strict):
@@ -36,10 +41,11 @@ class Hello(Strict):
     """Of this tool."""
     node: int | None
     """The number that it was given; null: any."""
+    nodes: int
+    """How many it was told that there are."""
     cases: list[Seen]
     software: dict[str, str]
     """Version by distribution."""
-    device: str | None
 
 
 class Welcome(Strict):
@@ -93,8 +99,6 @@ class Ended(Strict):
     kind: Literal["ended"] = "ended"
     rank: int
     code: int
-    now: float
-    """Of the sender's clock, in seconds since the epoch."""
 
 
 class Stacks(Strict):
@@ -147,9 +151,32 @@ _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def read(line: bytes) -> Message:
-    """Return the message of a line.
+    """Return the message of a line; of a node with another version, that it is one.
 
     Raises:
         pydantic.ValidationError: it is none.
     """
-    return _MESSAGES.validate_json(line)
+    try:
+        return _MESSAGES.validate_json(line)
+    except ValidationError:
+        if (other := _of_another_version(line)) is None:
+            raise
+        return other
+
+
+def _of_another_version(line: bytes) -> Hello | None:
+    """Return a node's own words as far as they are understood; null: it has none of its own.
+
+    Another version may say more or less of itself, and is a node all the same: what is told of it
+    is its version, by which it is let go.
+    """
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or told.get("kind") != "hello":
+        return None
+    version = told.get("version")
+    if not isinstance(version, str) or version == __version__:
+        return None
+    return Hello(version=version, node=None, nodes=0, cases=[], software={})

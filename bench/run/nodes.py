@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from bench._version import __version__
 from bench.results.record import Outcome, Phase
-from bench.run import environment as environments
 from bench.run import meeting as meetings
-from bench.run import recording
+from bench.run.agreement import difference, hello, place_of
 from bench.run.ending import End
+from bench.run.exits import EXIT_USAGE
 from bench.run.group import Group, Ranks, Share
 from bench.run.launching import Order, start_here
-from bench.run.meeting import Meeting, MeetingError
-from bench.run.messages import Begin, Hello, Over, Seen, Welcome
+from bench.run.meeting import AloneError, Meeting
+from bench.run.messages import Begin, Hello, Over, Welcome
 from bench.run.plan import Planned
 from bench.run.scrubbing import scrub
 from bench.run.spread import Member, Spread, tell_to_begin, title
@@ -44,7 +43,10 @@ class Nodes:
         self._meeting = meeting
         self._plan = hello(meeting, planned)
         self._members: list[Member] = []
-        self._refused: dict[tuple[str, str, int], str] = {}
+        self._refused: dict[int, dict[tuple[str, str, int], str]] = {}
+        """By member, why it cannot run which cases."""
+        self._left: dict[int, str] = {}
+        """What became of those that had joined, and went while others were waited for."""
         self._problem: str | None = None
         """Why nobody can join; null: somebody could."""
 
@@ -66,23 +68,38 @@ class Nodes:
         """
         deadline = time.monotonic() + self._meeting.timeout_s
         calling: list[tuple[Wire, float]] = []
-        with listening:
-            while len(self._members) < self._meeting.nodes - 1 and not stop():
-                if time.monotonic() > deadline:
-                    break
-                if (wire := meetings.accept(listening)) is not None:
-                    calling.append((wire, time.monotonic()))
-                for call in list(calling):
-                    if self._answered(*call, say):
-                        calling.remove(call)
+        try:
+            with listening:
+                while time.monotonic() <= deadline and not stop():
+                    self._forget_the_gone(say)
+                    if not self._absent():
+                        break
+                    if (wire := meetings.accept(listening)) is not None:
+                        calling.append((wire, time.monotonic()))
+                    for call in list(calling):
+                        if self._answered(*call, say):
+                            calling.remove(call)
+        except ScenarioError as error:
+            # Those that have joined are let go by whoever called this; these have not.
+            for wire, _ in calling:
+                wire.send(Over(code=EXIT_USAGE, reason=str(error)))
+                wire.close()
+            raise
         for wire, _ in calling:
+            if not self._absent():
+                wire.send(self._full())
             wire.close()
+        if stop():
+            return
         for node in self._absent():
-            say(f"node {node} has not joined within {self._meeting.timeout_s:g} s")
+            say(
+                f"node {node} has not joined at {self._meeting.place} within "
+                f"{self._meeting.timeout_s:g} s"
+            )
 
-    def nobody_can_join(self, error: MeetingError) -> None:
+    def nobody_can_join(self, error: AloneError) -> None:
         """Note that nobody can join, so that cases on several nodes end with this reason."""
-        self._problem = str(error)
+        self._problem = error.recorded
 
     def start(
         self,
@@ -100,9 +117,10 @@ class Nodes:
         nodes = order.planned.case.knobs.nodes
         if nodes == 1:
             return start_here(order, job, command, environment, inherited)
-        if (end := self._missing(order.planned, nodes)) is not None:
-            return end
-        members = [m for m in self._members if m.lost is None][: nodes - 1]
+        able = self._able(order.planned)
+        if len(able) < nodes - 1:
+            return self._missing(order.planned, len(able))
+        members = able[: nodes - 1]
         begin = Begin(
             scenario=order.planned.case.scenario,
             backend=order.planned.backend,
@@ -150,104 +168,93 @@ class Nodes:
         wire.close()  # a port scanner, say
         return True
 
+    def _forget_the_gone(self, say: Callable[[str], None]) -> None:
+        """Free the places of those that have gone: who is started again may take them."""
+        for member in [m for m in self._members if m.wire.gone is not None]:
+            self._left[member.node] = f"node {member.node} has gone: {member.wire.gone}"
+            say(self._left[member.node])
+            member.wire.close()
+            self._members.remove(member)
+
     def _admit(self, wire: Wire, told: Hello, say: Callable[[str], None]) -> None:
         free = self._absent()
+        if not free:
+            wire.send(self._full())
+            wire.close()
+            return
         node = told.node if told.node is not None else free[0]
         if (why := difference(self._plan, told)) is not None:
-            wire.send(Over(code=2, reason=f"the first node has planned otherwise: {why}"))
+            reason = f"the first node has planned otherwise: {why}"
+            wire.send(Over(code=EXIT_USAGE, reason=reason))
             wire.close()
             raise ScenarioError(
                 f"node {node}",
-                f"it has planned otherwise than this one: {why}",
+                f"it has planned otherwise than the first node: {why}",
                 "start the same command on every node, with the same software and scenario files",
             )
         if node not in free:
             reason = f"there is a node {node} already" if node else "the first node is node 0"
-            wire.send(Over(code=2, reason=f"--node-rank {node}: {reason}"))
+            wire.send(Over(code=EXIT_USAGE, reason=f"--node-rank {node}: {reason}"))
             wire.close()
             return
-        for case in told.cases:
-            if case.outcome is not None:
-                self._refused.setdefault(_place(case), f"node {node}: {case.reason}")
+        self._refused[node] = {
+            place_of(case): f"node {node}: {case.reason}"
+            for case in told.cases
+            if case.outcome is not None
+        }
+        self._left.pop(node, None)
         wire.send(Welcome(node=node))
         self._members.append(Member(node, wire))
         self._members.sort(key=lambda member: member.node)
         say(f"node {node} has joined ({len(self._members) + 1} of {self._meeting.nodes})")
 
+    def _full(self) -> Over:
+        nodes = self._meeting.nodes
+        return Over(code=EXIT_USAGE, reason=f"all {nodes} nodes have joined already")
+
     def _absent(self) -> list[int]:
         there = {member.node for member in self._members}
         return [node for node in range(1, self._meeting.nodes) if node not in there]
 
-    def _missing(self, planned: Planned, nodes: int) -> End | None:
-        """Return the end of a case whose nodes are not all there."""
+    def _able(self, planned: Planned) -> list[Member]:
+        """Return the nodes that are there and can run a case."""
         place = (planned.case.scenario, planned.backend, planned.position)
-        if (reason := self._refused.get(place)) is not None:
-            return _unavailable(reason, "look into that node: `bench doctor` says what it has")
         for member in self._members:
             if member.lost is None and (why := member.wire.gone) is not None:
                 member.lost = why
                 member.wire.close()
-        if sum(member.lost is None for member in self._members) >= nodes - 1:
-            return None
+        return [
+            member
+            for member in self._members
+            if member.lost is None and place not in self._refused[member.node]
+        ]
+
+    def _missing(self, planned: Planned, able: int) -> End:
+        """Return the end of a case for which so many nodes are there, and more are needed."""
         if self._problem is not None:
             return _unavailable(self._problem, None)
+        place = (planned.case.scenario, planned.backend, planned.position)
+        refused = [
+            self._refused[member.node][place]
+            for member in self._members
+            if member.lost is None and place in self._refused[member.node]
+        ]
         gone = [f"node {m.node} has gone: {m.lost}" for m in self._members if m.lost is not None]
-        each = planned.case.knobs.local_processes
+        knobs = planned.case.knobs
+        each = knobs.local_processes
         never = [
-            f"{title(node, range(node * each, (node + 1) * each))} has not joined at "
-            f"{self._meeting.place} within {self._meeting.timeout_s:g} s"
-            for node in self._absent()
+            self._left.get(node)
+            or f"{title(node, range(at * each, (at + 1) * each))} has not joined within "
+            f"{self._meeting.timeout_s:g} s"
+            for node, at in zip(self._absent(), range(able + 1, knobs.nodes), strict=False)
         ]
         return _unavailable(
-            "; ".join([*gone, *never]),
-            "start the same command there, and look whether it reaches the first node (name, "
+            "; ".join([*refused, *gone, *never]),
+            "look into that node: `bench doctor` says what it has"
+            if refused
+            else "start the same command there, and look whether it reaches the first node (name, "
             "firewall, security group)",
         )
-
-
-def hello(meeting: Meeting, planned: Sequence[Planned]) -> Hello:
-    """Return what a node says of itself and of its plan."""
-    cases = []
-    for case in planned:
-        end = recording.refused(case)
-        cases.append(
-            Seen(
-                scenario=case.case.scenario,
-                case=case.case.case,
-                backend=case.backend,
-                position=case.position,
-                fingerprint=case.keys.fingerprint,
-                # What the device refuses is refused on all nodes alike, and has its row.
-                outcome=end.outcome if end is not None and not case.probe.available else None,
-                reason=None if end is None else end.reason,
-            )
-        )
-    return Hello(
-        version=__version__,
-        node=meeting.node,
-        cases=cases,
-        software=_software(planned),
-        device=next((p.probe.device_model for p in planned if p.probe.device_model), None),
-    )
-
-
-def difference(first: Hello, other: Hello) -> str | None:
-    """Return in what the plans of two nodes differ; null: in nothing."""
-    if first.version != other.version:
-        return f"accelbench {first.version} on the first node, {other.version} there"
-    for name in sorted({*first.software, *other.software}):
-        here, there = first.software.get(name), other.software.get(name)
-        if here != there:
-            return f"{name} {here or 'is missing'} on the first node, {there or 'none'} there"
-    if [_place(case) for case in first.cases] != [_place(case) for case in other.cases]:
-        return f"{len(first.cases)} cases on the first node, {len(other.cases)} or others there"
-    for one, two in zip(first.cases, other.cases, strict=True):
-        # A node without the device cannot know its fingerprint: that is a row, and no mistake.
-        known = one.outcome is None and two.outcome is None
-        if known and one.fingerprint != two.fingerprint:
-            device = f", on {first.device} and on {other.device}" * (first.device != other.device)
-            return f"the case {one.scenario} / {one.case} on {one.backend} differs{device}"
-    return None
 
 
 def meeting_environment(
@@ -270,15 +277,6 @@ def meeting_environment(
     if (name := meetings.interface(own_address)) is not None:
         found.setdefault("GLOO_SOCKET_IFNAME", name)
     return found
-
-
-def _software(planned: Sequence[Planned]) -> dict[str, str]:
-    told = planned[0].versions if planned else None
-    return dict(environments.versions() if told is None else told)
-
-
-def _place(case: Seen) -> tuple[str, str, int]:
-    return case.scenario, case.backend, case.position
 
 
 def _unavailable(reason: str, remedy: str | None) -> End:

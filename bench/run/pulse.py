@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from bench.results.record import Phase
@@ -57,12 +58,17 @@ class Pulse:
         return self._rested_s + (0.0 if self._rests_from is None else now - self._rests_from)
 
     def silent_rank(self) -> tuple[int, float] | None:
-        """Return the rank that has been silent for too long, and for how long."""
-        now = time.monotonic()
+        """Return the rank heard least recently, and for how long it has been silent.
+
+        Null: that is not too long.
+        """
+        # Until a rank steps steadily it may be compiling, which has no length to go by.
+        stepping = [
+            (heard, rank)
+            for rank, heard in enumerate(self._heard)
+            if heard is not None and self._steps[rank] >= _STEADY_GROUPS
+        ]
+        heard, rank = min(stepping, default=(math.inf, 0))
+        silent_s = time.monotonic() - heard
         limit = max(self._hang_s, _HANG_FACTOR * self._longest)
-        for rank, heard in enumerate(self._heard):
-            # Until a rank steps steadily it may be compiling, which has no length to go by.
-            steady = self._steps[rank] >= _STEADY_GROUPS
-            if heard is not None and steady and now - heard > limit:
-                return rank, now - heard
-        return None
+        return (rank, silent_s) if silent_s > limit else None

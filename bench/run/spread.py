@@ -125,7 +125,7 @@ class Spread:
                 yield message.event
             elif isinstance(message, Ended) and message.rank in part.ranks:
                 self.codes[message.rank] = message.code
-                self.ended_at[message.rank] = message.now + _behind(message.now)
+                self.ended_at[message.rank] = member.wire.arrived
             elif isinstance(message, NotBegun):
                 self.lost = self.lost or f"{part.title} could not start its ranks: {message.reason}"
             elif isinstance(message, Tails):
@@ -137,7 +137,9 @@ class Spread:
             elif isinstance(message, Gone):
                 part.told.add("gone")
                 self.killed_for_memory = self.killed_for_memory or message.killed_for_memory
-                self._keep(part, message.tails, message.failures, _behind(message.now))
+                # How far its clock is behind ours, but for the way of the message.
+                behind_s = member.wire.arrived - message.now
+                self._keep(part, message.tails, message.failures, behind_s)
         if member.wire.gone is not None:
             self._lose(part, member.wire.gone)
 
@@ -175,8 +177,3 @@ def tell_to_begin(members: Sequence[Member], begin: Begin) -> None:
     """
     for place, member in enumerate(members, start=1):
         member.wire.send(begin.model_copy(update={"node": place}))
-
-
-def _behind(now: float) -> float:
-    """Return how far another node's clock is behind ours, but for the way of the message."""
-    return time.time() - now

@@ -1,13 +1,14 @@
 """Where the ranks of a hung launch stand: which of them waits for the others, and which does not.
 
 All ranks fall silent together when one does not come to a collective. Their stacks, which
-faulthandler has written into their logs, tell who is to blame. Text work only.
+faulthandler has written into their logs, tell who is to blame. On an accelerator a collective
+returns at once, and a rank waits where it next needs what the device computes. Text work only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.run.ending import log_end, log_tail, tail_of
@@ -20,10 +21,13 @@ _COLLECTIVES = (
     "/torch/distributed/",
     "/torch/nn/parallel/distributed.py",
     "/deepspeed/comm/",
-    "/bench/worker/peers.py",
 )
 _BACKWARD = ("/torch/autograd/graph.py", "_engine_run_backward")
 """The exchange of gradients lies inside the backward pass: a rank waits for it in here."""
+_FENCE = ("/bench/workload/step.py", "fence")
+"""Every adapter's fence is called from here."""
+_READERS = ("/bench/measure/", "/bench/worker/", "/torch/amp/grad_scaler.py")
+"""They compute nothing that takes long: one that stands here reads a value off the device."""
 
 
 def waiting(folder: Path, ranks: Iterable[int]) -> dict[int, bool]:
@@ -37,15 +41,14 @@ def waiting(folder: Path, ranks: Iterable[int]) -> dict[int, bool]:
     for rank in ranks:
         frames = _frames(_main_thread(log_end(folder, rank, _BYTES) or ""))
         if frames:
-            found[rank] = _waits(*frames[0])
+            found[rank] = _waits(frames)
     return found
 
 
 def astray(waits: Mapping[int, bool]) -> int | None:
-    """Return the first rank that does not wait for the others while another does; null: none."""
-    if not any(waits.values()):
-        return None
-    return next((rank for rank in sorted(waits) if not waits[rank]), None)
+    """Return the one rank that does not wait while all others do; null: it cannot be told."""
+    others = [rank for rank, waiting_there in waits.items() if not waiting_there]
+    return others[0] if len(others) == 1 < len(waits) else None
 
 
 def tail(folder: Path, rank: int) -> str | None:
@@ -73,6 +76,8 @@ def _frames(lines: Iterable[str]) -> list[tuple[str, str]]:
     return [(match["file"], match["name"]) for match in matches if match is not None]
 
 
-def _waits(file: str, name: str) -> bool:
+def _waits(frames: Sequence[tuple[str, str]]) -> bool:
+    file, name = frames[0]
     backward = file.endswith(_BACKWARD[0]) and name == _BACKWARD[1]
-    return backward or any(place in file for place in _COLLECTIVES)
+    fence = any(file.endswith(_FENCE[0]) and name == _FENCE[1] for file, name in frames)
+    return backward or fence or any(place in file for place in (*_COLLECTIVES, *_READERS))

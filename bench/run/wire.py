@@ -25,6 +25,7 @@ _SEND_S = 10.0
 _LONGEST = 1 << 24
 """A line that is longer comes from no node. Unit: bytes."""
 NOT_OURS = "what answers there is another program"
+_CLOSED = "its connection was closed"
 SILENT = f"nothing was heard of it for {SILENCE_S:.0f} s"
 
 
@@ -40,7 +41,11 @@ class Wire:
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
-        self._received: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[tuple[Message, float]] = queue.SimpleQueue()
+        self.arrived = 0.0
+        """When the message came that was returned last, in seconds since the epoch."""
+        self.answered = False
+        """Whether anything at all has come from the other side."""
         self._sending = threading.Lock()
         self._gone: str | None = None
         self._closing = threading.Event()
@@ -65,6 +70,10 @@ class Wire:
         except OSError:
             return "an address that is not known any more"
 
+    def beat(self) -> None:
+        """Say that this node is alive."""
+        self._write(b"\n")
+
     def send(self, message: BaseModel) -> None:
         """Send a message; where nobody is left to take it, `gone` tells."""
         self._write(message.model_dump_json(by_alias=True).encode() + b"\n")
@@ -72,11 +81,10 @@ class Wire:
     def receive(self, timeout_s: float = 0.0) -> Message | None:
         """Return the next message; null: none arrived within the time."""
         try:
-            if timeout_s <= 0:
-                return self._received.get_nowait()
-            return self._received.get(timeout=timeout_s)
+            message, self.arrived = self._received.get(timeout_s > 0, max(timeout_s, 0.0))
         except queue.Empty:
             return None
+        return message
 
     def close(self) -> None:
         """End the connection."""
@@ -91,7 +99,7 @@ class Wire:
             with self._sending:
                 self._socket.sendall(line)
         except OSError as error:
-            self._lose(f"its connection broke ({error.strerror or error})")
+            self._lose(_why(error))
 
     def _lose(self, reason: str) -> None:
         self._gone = self._gone or reason
@@ -108,17 +116,18 @@ class Wire:
                     try:
                         received = self._socket.recv(1 << 16)
                     except OSError as error:
-                        self._lose(f"its connection broke ({error.strerror or error})")
+                        self._lose(_why(error))
                         return
                     if not received:
-                        self._lose("its connection was closed")
+                        self._lose(_CLOSED)
                         return
+                    self.answered = True
                     heard, unread = now, self._take(unread + received)
                 elif now - heard > SILENCE_S:
                     self._lose(SILENT)
                     return
                 if now - beaten >= BEAT_S:
-                    self._write(b"\n")
+                    self.beat()
                     beaten = now
 
     def _take(self, received: bytes) -> bytes:
@@ -127,10 +136,17 @@ class Wire:
             if not line:
                 continue
             try:
-                self._received.put(read(line))
+                self._received.put((read(line), time.time()))
             except ValidationError:
                 self._lose(NOT_OURS)
                 return b""
         if len(unread) > _LONGEST:
             self._lose(NOT_OURS)
         return unread
+
+
+def _why(error: OSError) -> str:
+    # Who is killed with something of ours unread has closed it too.
+    if isinstance(error, ConnectionError):
+        return _CLOSED
+    return f"its connection broke ({error.strerror or error})"

@@ -85,8 +85,7 @@ def actual(
             sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         ),
     }
-    if knobs.offloads is not None:
-        found["own_memory"] = device.own_memory
+    found["own_memory"] = device.own_memory
     found |= float8.describe(model)
     found |= _compilation(step)
     found |= engine.describe_actual()
@@ -103,10 +102,10 @@ def actual(
 
 
 def _global_batch(found: dict[str, JsonValue]) -> int | None:
-    """Return the samples of all ranks in one update; null: a factor of it is not known."""
+    """Return the samples of all devices in one update; null: a factor of it is not known."""
     product = 1
-    for name in ("batch_size", "processes", "gradient_accumulation"):
-        factor = found.get(name)
+    for name in ("batch_size", "processes", "spmd.devices", "gradient_accumulation"):
+        factor = found.get(name, 1) if name == "spmd.devices" else found.get(name)
         if not isinstance(factor, int):
             return None
         product *= factor

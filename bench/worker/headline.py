@@ -192,6 +192,7 @@ def evidence_of(
         moved_share=built.moved.share() if built.moved is not None else None,
         untrained=_untrained(built),
         weights_agree=_weights_agree(built, peers),
+        shards_updates=built.engine.shards_updates,
         loss_first=headline.loss_first,
         loss_last=headline.loss_last,
         collectives=collectives,
@@ -222,9 +223,14 @@ def _untrained(built: Built) -> tuple[str, ...]:
 
 
 def _weights_agree(built: Built, peers: Peers) -> bool | None:
-    """Return whether all ranks have the same weights; null: nothing is trained, or by one only."""
-    if built.moved is None or peers is ALONE:
+    """Return whether all ranks have the same weights; null: nothing is trained, or by one only.
+
+    Of a rank alone, whether its devices have, where these are several.
+    """
+    if built.moved is None:
         return None
+    if peers is ALONE:
+        return built.engine.copies_agree(built.model)
     # As many bits of the digest as a number keeps, which is what ranks can compare.
     number = float(int(built.moved.digest()[:_DIGITS_OF_A_DOUBLE], 16))
     return peers.most(number) == -peers.most(-number)

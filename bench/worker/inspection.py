@@ -82,6 +82,21 @@ def run(
     )
 
 
+def exchange(
+    knobs: Knobs,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    world: World,
+    peers: Peers,
+) -> Inspection:
+    """Look only at whether every rank hears of the others; the arguments are those of `run`."""
+    look = _Look(knobs, built, device, alignment)
+    heard = look.exchange(world, peers)
+    unseen = [f"{part}: measure.diagnostics=false" for part in ("products", "gradients")]
+    return Inspection(gradient_heard=heard, skipped=[*unseen, *look.skipped])
+
+
 def product_types(found: Inspection) -> list[str]:
     """Return the types in which products ran; empty: they are not known.
 
@@ -175,14 +190,22 @@ class _Look:
         if self._computes_later():
             self.skipped.append("exchange: on this device it would be another graph to compile")
             return None
-        least = math.inf
+        heard, untold = math.inf, False
         for speaker in (0, world.size - 1):
             criterion = inspection.OneSpeaks(step.criterion, world.rank == speaker)
             norm = inspection.given_norm(step, criterion, self._make_a_period)
-            least = min(least, norm) if math.isfinite(norm) else least
-        heard = -peers.most(-least)
-        if not math.isfinite(heard):
-            self.skipped.append("exchange: no norm of a gradient is finite")
+            held = None if norm is None or math.isinf(norm) else norm
+            least = -peers.most(-math.inf if held is None else -held)
+            most = peers.most(held or 0.0)
+            if least == 0 < most:
+                return 0.0  # whatever other ranks could not tell
+            heard = min(heard, least)
+            # Where the speaker's own gradient is 0, there was nothing to hear.
+            untold = peers.any(norm is None) or most == 0 or untold
+        if untold:
+            self.skipped.append(
+                "exchange: an update was skipped, or had no gradient that is finite"
+            )
             return None
         return heard
 

@@ -48,6 +48,7 @@ def world_from_environment() -> World:
         size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        node=int(os.environ.get("GROUP_RANK", "0")),
     )
 
 
@@ -65,6 +66,9 @@ class Job(Strict):
     cache: Literal["cold", "warm", "none"]
     folder: str
     """Of this launch alone: logs, rendezvous, result and failures."""
+    contents: dict[str, str] | None = None
+    """Digests of what the user's files said when the case was planned, by knob; null: nobody looked
+    into them."""
     in_turns: bool = False
     """Before every window, wait for the parent's word that the launch beside this one rests."""
     cpus: tuple[int, ...] | None = None

@@ -36,7 +36,7 @@ def keep(job: Job, world: World) -> Collection[int] | None:
 def here(world: World) -> RankPlace:
     """Return where this rank runs."""
     return RankPlace(
-        node=int(os.environ.get("GROUP_RANK", "0")),
+        node=world.node,
         local_rank=world.local_rank,
         cpus=sorted(host.cpus_allowed()),
         omp_num_threads=os.environ.get("OMP_NUM_THREADS"),

@@ -130,8 +130,13 @@ class OneSpeaks(torch.nn.Module):
         return self._criterion(outputs, labels) * self._share
 
 
-def given_norm(step: TrainStep, criterion: torch.nn.Module, run: Callable[[], None]) -> float:
+def given_norm(
+    step: TrainStep, criterion: torch.nn.Module, run: Callable[[], None]
+) -> float | None:
     """Return the norm of what this rank's optimizer was given of gradients, with another loss.
+
+    Infinity: this rank holds no part of any weight, so that nobody can give it any. Null: it cannot
+    be told, since every update was skipped, or a gradient is not finite.
 
     Args:
         step: What is stepped.
@@ -139,9 +144,11 @@ def given_norm(step: TrainStep, criterion: torch.nn.Module, run: Callable[[], No
         run: Makes a few updates and waits for them.
     """
     norms: list[torch.Tensor] = []
+    held: list[int] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        held.append(sum(step.engine.local(p).numel() for p in parameters))
         norms.extend(norm(step.engine.local(p.grad)) for p in parameters if p.grad is not None)
 
     own, step.criterion = step.criterion, criterion
@@ -151,7 +158,10 @@ def given_norm(step: TrainStep, criterion: torch.nn.Module, run: Callable[[], No
     finally:
         hook.remove()
         step.criterion = own
-    return _together(list(norms))
+    found = _together(list(norms))
+    if not held or not math.isfinite(found):
+        return None
+    return found if found > 0 or any(held) else math.inf
 
 
 def enlarged(gradient: torch.Tensor) -> torch.Tensor:

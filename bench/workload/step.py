@@ -182,8 +182,15 @@ class TrainStep(Step):
         return self._loss
 
     def _witnesses(self) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = self._smallest
-        return self.engine.local(first), self.engine.local(second)
+        first, second = (self.engine.local(parameter) for parameter in self._smallest)
+        here = self._device.torch_device.type
+        if all(one.numel() and one.device.type == here for one in (first, second)):
+            return first, second
+        # What is kept on the host can be read at once, whatever the device still has to do. A loss
+        # is read in its turn, behind the update.
+        if self._loss is None:
+            raise RuntimeError("no micro-batch was issued, so there is nothing to read")
+        return self._loss, self._loss.clone()
 
     def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with self._device.autocast(self._knobs):

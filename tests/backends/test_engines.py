@@ -68,9 +68,62 @@ def test_what_deepspeed_does_as_the_others_is_left_to_it(settings: dict[str, Any
     assert refused(Knowing(), engine="deepspeed", **settings) == {}
 
 
+@pytest.mark.parametrize(
+    ("engine", "name", "value", "remedy"),
+    [
+        ("accelerate", "ACCELERATE_MIXED_PRECISION", "bf16", "a file as accelerate.config"),
+        ("accelerate", "ACCELERATE_DEBUG_MODE", "1", "a file as accelerate.config"),
+        ("accelerate", "FSDP_OFFLOAD_PARAMS", "true", "a file as accelerate.config"),
+        ("deepspeed", "DS_ACCELERATOR", "cuda", "choose --backend"),
+    ],
+)
+def test_a_variable_that_a_library_would_read_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, engine: str, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = refused(Knowing(), engine=engine)
+    assert list(found) == [name]
+    assert found[name].startswith("the environment says it, where the row would not show it: unset")
+    assert found[name].endswith(remedy)
+    assert refused(Knowing(), engine="fsdp") == {}
+    told = families.refusals(Knowing(), Knobs.model_validate({"engine": engine}), HERE)
+    assert [refusal.value for refusal in told] == [value]
+
+
+def test_a_variable_that_names_the_backend_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", Knowing.name)
+    assert refused(Knowing(), engine="deepspeed") == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["ACCELERATE_DISABLE_RICH", "ACCELERATE_ENABLE_RICH", "ACCELERATE_LOG_LEVEL"]
+)
+def test_a_variable_that_changes_what_accelerate_says_is_none(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert refused(Knowing(), engine="accelerate") == {}
+
+
 def test_accelerate_keeps_the_skipped_updates_of_fp16_to_itself() -> None:
     assert list(refused(Knowing(), engine="accelerate", precision="amp-fp16")) == ["precision"]
     assert refused(Knowing(), engine="accelerate", precision="amp-bf16") == {}
+
+
+def test_files_that_deepspeed_cannot_write_here_are_refused_with_the_remedy() -> None:
+    facts = {"deepspeed": True, "async_io": "libaio is not found: install it"}
+    lacking = Probe(backend="old", available=True, facts=facts)
+    settings: dict[str, Any] = {"engine": "deepspeed", "zero": {"stage": 3}}
+    for knob in ("offload_optimizer", "offload_param"):
+        settings["zero"] = {"stage": 3, knob: "nvme"}
+        found = refused(Knowing(), lacking, **settings)
+        assert list(found) == [f"zero.{knob}"]
+        assert found[f"zero.{knob}"].endswith(
+            "cannot be used here: libaio is not found: install it"
+        )
+        assert refused(Knowing(), **settings) == {}
+    settings["zero"] = {"stage": 3, "offload_optimizer": "cpu"}
+    assert refused(Knowing(), lacking, **settings) == {}
 
 
 def test_a_package_that_is_not_there_is_named_with_what_installs_it() -> None:
@@ -84,6 +137,16 @@ def test_a_package_that_is_not_there_is_named_with_what_installs_it() -> None:
 @pytest.mark.parametrize(("name", "drives"), [("cpu", True), ("cuda", True), ("xla", False)])
 def test_our_own_adapters(name: str, drives: bool) -> None:
     backend = registry.get(name)
-    for probe in backend.devices().values():
+    probes = backend.devices().values()
+    assert probes
+    for probe in probes:
         found = families.refusals(backend, Knobs(engine="fsdp"), probe)
         assert ("engine" in {refusal.knob for refusal in found}) is not drives
+
+
+def test_spmd_is_refused_by_name_wherever_xla_does_not_build_the_graphs() -> None:
+    for name in set(registry.names()) - {"xla"}:
+        backend = registry.get(name)
+        for title, probe in backend.devices().items():
+            told = families.refusals(backend, Knobs(engine="spmd"), probe)
+            assert "engine" in {refusal.knob for refusal in told}, title

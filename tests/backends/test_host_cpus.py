@@ -53,3 +53,10 @@ class TestShares:
 
     def test_more_ranks_than_cpus_have_none(self, tmp_path: Path) -> None:
         assert host.shares(7, tmp_path) is None
+
+
+def test_a_machine_is_told_from_others_where_the_system_does(tmp_path: Path) -> None:
+    assert host.boot_id(tmp_path) is None
+    (tmp_path / "sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "sys/kernel/random/boot_id").write_text("cedbe66b\n", encoding="ascii")
+    assert host.boot_id(tmp_path) == "cedbe66b"

@@ -20,6 +20,7 @@ TORCHRUN = {
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
     "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
     "GROUP_WORLD_SIZE": "2",
 }
 SRUN = {
@@ -40,7 +41,7 @@ BATCH = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLU
 def test_a_rank_learns_its_place_from_either_launcher(
     variables: dict[str, str], launcher: str
 ) -> None:
-    world = World(rank=5, size=8, local_rank=1, nodes=2)
+    world = World(rank=5, size=8, local_rank=1, nodes=2, node=1)
     assert placed(variables) == Placed(launcher, world, local_size=4)
     assert world.local_size == 4
 
@@ -81,6 +82,7 @@ def test_what_srun_has_told_is_said_in_torchruns_words() -> None:
         "WORLD_SIZE": "8",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "4",
+        "GROUP_RANK": "1",
         "GROUP_WORLD_SIZE": "2",
         "MASTER_ADDR": "trn07",
         "MASTER_PORT": "19711",

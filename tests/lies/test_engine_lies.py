@@ -12,17 +12,19 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.fsdp import OffloadPolicy
 
+from bench.backends import async_io, locked_memory, zero_config
+from bench.backends.base import Unsupported, World
+from bench.results.health import HealthRun, judge
+from bench.worker import health
+from bench.worker.events import Events
 from bench.workload import engines
-from bench.workload.engines import DdpEngine, fsdp, zero_config
+from bench.workload.engines import DdpEngine, fsdp
 from bench.workload.engines.fsdp import FsdpEngine
 from tests.lies.real_runs import caught, launched, words
+from tests.worker.a_job import a_case, a_job
 
 pytestmark = pytest.mark.torch
 
-FSDP2 = """\
-distributed_type: FSDP
-fsdp_config: { fsdp_version: 2, fsdp_auto_wrap_policy: NO_WRAP }
-"""
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed"
 )
@@ -38,6 +40,8 @@ def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Set first, so that what a launch sets is taken away, too.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.delenv("DS_ACCELERATOR")
     if Path("/sys/class/net/lo").exists():
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     yield
@@ -86,6 +90,21 @@ ENGINES: list[Any] = [
         marks=needs_deepspeed,
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"engine": "fsdp"},
+        {"engine": "fsdp", "fsdp": {"reshard_after_forward": False, "offload": "cpu"}},
+        pytest.param({"engine": "accelerate"}, marks=needs_accelerate),
+    ],
+    ids=str,
+)
+def test_an_engine_that_infers_is_honest(tmp_path: Path, engine: dict[str, Any]) -> None:
+    launch = launched(tmp_path, **engine, task="infer")
+    assert caught(launch) == set()
+    assert launch.actual["engine"] == engine["engine"]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -139,44 +158,94 @@ def test_blocks_that_are_not_let_go_after_the_forward_pass_are_caught_by_as_aske
     assert text == "fsdp.reshard_after_forward: asked True, ran False"
 
 
-@needs_accelerate
-@pytest.mark.parametrize("precision", ["fp32", "amp-bf16"])
-def test_an_honest_accelerate_is_not_caught(tmp_path: Path, precision: str) -> None:
-    assert caught(launched(tmp_path, engine="accelerate", precision=precision)) == set()
+COMPILED: dict[str, Any] = {"compile": "inductor", "precision": "amp-bf16"}
 
 
 @needs_accelerate
-def test_fsdp_that_accelerate_makes_ddp_of_on_a_cpu_is_caught_by_as_asked(tmp_path: Path) -> None:
-    """Nothing is planted: accelerate does so by itself, and says nothing."""
-    config = tmp_path / "accelerate.yaml"
-    config.write_text(FSDP2, encoding="utf-8")
-    launch = launched(tmp_path, engine="accelerate", accelerate={"config": str(config)})
-    assert caught(launch) == {"as_asked"}
-    assert words(launch, "as_asked") == "accelerate.wrapper: asked fsdp, ran ddp"
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "amp-bf16"},
+        COMPILED | {"gradient_accumulation": 2},
+        COMPILED | {"task": "infer"},
+    ],
+    ids=str,
+)
+def test_an_honest_accelerate_is_not_caught(tmp_path: Path, settings: dict[str, Any]) -> None:
+    launch = launched(tmp_path, engine="accelerate", **settings)
+    assert caught(launch) == set()
+    assert launch.actual["accelerate.wrapper"] == "ddp"
+    assert launch.actual["compile"] == settings.get("compile", "none")
+    assert launch.actual["accelerate.autocast"] == "bfloat16"
+
+
+@needs_accelerate
+def test_one_process_alone_is_not_wrapped_where_a_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "accelerate.yaml"
+    path.write_text("distributed_type: NO\nmachine_rank: 0\n", encoding="utf-8")
+    launch = launched(tmp_path, engine="accelerate", accelerate={"config": str(path)})
+    assert caught(launch) == set()
+    assert launch.actual["accelerate.wrapper"] == "none"
+    assert launch.actual["accelerate_config"] == {"distributed_type": "NO"}
 
 
 @needs_accelerate
 def test_an_autocast_that_accelerate_leaves_out_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.workload.engines import accelerate
-
-    monkeypatch.setattr(accelerate, "_MIXED", {})
-    honest = accelerate.AccelerateEngine.asked
-    monkeypatch.setattr(
-        accelerate.AccelerateEngine,
-        "asked",
-        lambda self, knobs: honest(self, knobs) | {"accelerate.mixed_precision": "bf16"},
-    )
+    """As it does on a CPU with fp16, without a word."""
+    _accelerated_otherwise(monkeypatch, mixed_precision="no")
     launch = launched(tmp_path, engine="accelerate", precision="amp-bf16")
     assert caught(launch) == {"as_asked"}
-    assert words(launch, "as_asked") == "accelerate.mixed_precision: asked bf16, ran no"
+    assert words(launch, "as_asked") == "accelerate.autocast: asked bfloat16, ran none"
+
+
+@needs_accelerate
+def test_an_autocast_that_nobody_asked_for_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _accelerated_otherwise(monkeypatch, mixed_precision="bf16")
+    launch = launched(tmp_path, engine="accelerate")
+    assert "as_asked" in caught(launch)
+    assert "accelerate.autocast: asked none, ran bfloat16" in words(launch, "as_asked")
+
+
+@needs_accelerate
+def test_a_model_that_accelerate_does_not_wrap_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import accelerate
+
+    honest = accelerate.Accelerator.prepare_model
+    monkeypatch.setattr(
+        accelerate.Accelerator,
+        "prepare_model",
+        lambda self, model, **_: honest(self, model, evaluation_mode=True),
+    )
+    launch = launched(tmp_path, engine="accelerate")
+    assert caught(launch) == {"as_asked"}
+    assert words(launch, "as_asked") == "accelerate.wrapper: asked ddp, ran none"
+
+
+def _accelerated_otherwise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Have the Accelerator built by other arguments than those that it is given."""
+    import accelerate
+
+    honest = accelerate.Accelerator
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **options: honest(**(options | changes)))
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_an_honest_deepspeed_is_not_caught(tmp_path: Path, stage: int) -> None:
-    assert caught(launched(tmp_path, engine="deepspeed", zero={"stage": stage})) == set()
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [(0, {}), (0, SETTINGS[0]), (1, {}), (1, SETTINGS[0]), (2, {}), (3, {})],
+    ids=str,
+)
+def test_an_honest_deepspeed_is_not_caught(
+    tmp_path: Path, stage: int, settings: dict[str, Any]
+) -> None:
+    launch = launched(tmp_path, engine="deepspeed", zero={"stage": stage}, **settings)
+    assert caught(launch) == set()
 
 
 @needs_deepspeed
@@ -230,6 +299,84 @@ def test_gradients_that_deepspeed_clips_unasked_are_caught_by_as_asked(
     launch = launched(tmp_path, engine="deepspeed", zero={"stage": 1})
     assert caught(launch) == {"as_asked"}
     assert words(launch, "as_asked") == "gradient_clipping: asked 0.0, ran 1.0"
+
+
+@needs_deepspeed
+def test_a_limit_on_locked_memory_makes_files_unsupported_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed would abort the process."""
+    monkeypatch.setattr(async_io, "load", lambda _: "it was to be built")
+    monkeypatch.setattr(locked_memory, "limit_below", lambda size: 2**23 if size > 2**23 else None)
+    said = r"^zero.offload_param=nvme: DeepSpeed locks 1907 MiB .* 8 MiB \(ulimit -l\): raise that"
+    with pytest.raises(Unsupported, match=said):
+        launched(tmp_path, engine="deepspeed", zero={"stage": 3, "offload_param": "nvme"})
+
+
+SUMMED = ("gradient_allreduce_op", "sum", "gradient_average: asked True, ran False")
+ROUNDED = (
+    "communication_data_type",
+    "bf16",
+    "communication_data_type: asked float32, ran bfloat16",
+)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "told"),
+    [
+        (0, *SUMMED),
+        (2, *SUMMED),
+        (0, *ROUNDED),
+        (2, *ROUNDED),
+        (3, *ROUNDED),
+    ],
+)
+def test_gradients_that_deepspeed_exchanges_otherwise_are_caught_by_as_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: int,
+    key: str,
+    value: str,
+    told: str,
+) -> None:
+    """AdamW hides a sum in place of a mean from the loss."""
+    _configured(monkeypatch, **{key: value})
+    launch = launched(tmp_path, engine="deepspeed", zero={"stage": stage}, diagnose=False)
+    assert caught(launch) == {"as_asked"}
+    assert words(launch, "as_asked") == told
+
+
+@needs_deepspeed
+def test_gradients_that_zero_scales_unseen_are_told_by_the_health_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows them to nobody but the optimizer, and AdamW learns as well from larger ones."""
+    from bench.workload.engines.deepspeed import DeepspeedEngine
+
+    backward = DeepspeedEngine.backward
+    monkeypatch.setattr(DeepspeedEngine, "backward", lambda self, loss: backward(self, 2.0 * loss))
+    zero, plain = (
+        examined(tmp_path / name, **settings)
+        for name, settings in {
+            "zero": {"engine": "deepspeed", "zero": {"stage": 2}},
+            "plain": {},
+        }.items()
+    )
+    found = judge(zero, plain, 10)
+    assert found.learns is True
+    assert zero.gradient_norm == pytest.approx(2.0 * (plain.gradient_norm or 0.0), rel=1e-3)
+    assert "something scales or clips gradients" in (found.reason or "")
+
+
+def examined(folder: Path, **knobs: Any) -> HealthRun:
+    """Run the health pass of a case in this process."""
+    folder.mkdir()
+    case = a_case({"data": {"source": "device", "pool": 1}, **knobs}, {"health_steps": 5})
+    job = a_job(folder, case).model_copy(update={"purpose": "health"})
+    found = health.run(job, World(), Events(0))
+    assert found is not None
+    return found
 
 
 @needs_deepspeed

@@ -57,6 +57,14 @@ def test_one_batch_sent_once_is_caught_by_batches_as_asked() -> None:
     assert "batches_as_asked" in caught(xla_runs.launched("one_batch_again_and_again"))
 
 
+def test_devices_that_share_no_batch_are_caught_by_as_asked() -> None:
+    narrow = DEVICE_BOUND | {"model_kwargs": {"width": 64}, "engine": "spmd"}
+    launch = xla_runs.launched("whole_batch_on_every_device", **narrow)
+    assert "as_asked" in caught(launch)
+    assert "spmd.inputs: asked sharded, ran replicated" in words(launch, "as_asked")
+    assert "batch_size: asked 64, ran 128" in words(launch, "as_asked")
+
+
 @pytest.mark.parametrize("compiler", ["none", "openxla"])
 def test_an_operator_on_the_host_is_caught_by_no_fallbacks(compiler: str) -> None:
     launch = xla_runs.launched("operator_on_the_host", compile=compiler)

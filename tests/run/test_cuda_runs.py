@@ -75,6 +75,8 @@ cases:
     set: { engine: fsdp, fsdp: { offload: cpu }, precision: amp-bf16 }
   - case: accelerate
     set: { engine: accelerate, precision: amp-bf16 }
+  - case: accelerate, compiled
+    set: { engine: accelerate, compile: inductor, precision: amp-bf16 }
   - case: zero 2
     set: { engine: deepspeed, precision: amp-bf16 }
   - case: zero 2, on the host
@@ -102,7 +104,12 @@ MUST_HOLD = (
 )
 SHOWN = ("fence_waits", "as_asked", "precision_ran")
 """Those of them that apply to every case: one that says nothing has shown nothing."""
-TAKES_8_0 = {"tf32", "amp-bf16", "bf16", "inductor", "replayed"}
+TAKES_8_0 = {
+    *("tf32", "amp-bf16", "bf16", "inductor", "replayed"),
+    *("fsdp", "fsdp, on the host", "accelerate", "accelerate, compiled"),
+    *("zero 2", "zero 2, on the host"),
+}
+TAKES_TWO = {"two processes", "zero 3, sharded by two"}
 TAKES_8_9 = {"fp8, tensorwise", "fp8, rowwise", "fp8, tuned"}
 NOWHERE = {"several a graph", "fp8, odd batch"}
 
@@ -116,7 +123,7 @@ def refused_by(probe: Probe) -> set[str]:
         if facts["capability"] < least:  # type: ignore[operator]
             refused |= cases
     if probe.device_count < 2 or not facts["alike"]:
-        refused.add("two processes")
+        refused |= TAKES_TWO
     return refused
 
 

@@ -144,6 +144,17 @@ class TestWhoIsToBlame:
         late = ending.judge(tmp_path, codes, phases, False, ended_at=[10.0, 12.0])
         assert late.reason == "rank 0: RuntimeError: an error nobody knows"
 
+    def test_the_first_that_ended_without_a_word_and_not_what_a_victim_says_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "RuntimeError: an error nobody knows", time=9.9)
+        phases = [Phase.MEASURE] * 2
+        end = ending.judge(tmp_path, [1, 3], phases, False, ended_at=[10.0, 9.8])
+        assert end.reason == "rank 1: the process ended with exit code 3 and gave no reason"
+        # A library that ends its process for the loss of a peer does it later than that.
+        late = ending.judge(tmp_path, [1, 3], phases, False, ended_at=[10.0, 10.1])
+        assert late.reason == "rank 0: RuntimeError: an error nobody knows"
+
     @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGTERM])
     def test_a_rank_that_was_ended_after_another_failed_is_its_victim(
         self, tmp_path: Path, number: signal.Signals

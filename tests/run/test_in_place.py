@@ -13,11 +13,16 @@ from typing import Any
 
 import pytest
 
+from bench.backends import host
 from bench.backends.base import World
+from bench.backends.placed import placed
 from bench.backends.temporary import TemporaryError
-from bench.results.record import Outcome, Record
+from bench.cli import joining
+from bench.cli.joining import Together
+from bench.results.record import CheckResult, Outcome, Record, Verdict
 from bench.run import inplace
 from bench.run import meeting as meetings
+from bench.scenarios.errors import ScenarioError
 from tests.run.driver import HEAD, Bench
 from tests.run.test_command import TORCHRUN
 
@@ -112,6 +117,30 @@ def test_a_rank_without_torchrun_is_nobodys(bench: Bench) -> None:
     assert message.startswith("bench: scenario: 'nowhere' ")
 
 
+def test_a_command_on_each_node_is_one_on_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meeting(tasks_per_node: str) -> meetings.Meeting:
+        told = placed({**TASK_0_OF_2, "SLURM_STEP_TASKS_PER_NODE": tasks_per_node})
+        return joining.meeting(Together(2, None, "10.0.0.1:29500", None), told)
+
+    assert meeting("1(x2)").node == 0
+    with pytest.raises(ScenarioError, match="srun has started its 2 tasks on one machine"):
+        meeting("2")
+    monkeypatch.setenv(host.STAND_IN_VARIABLE, "1")
+    assert meeting("2").node == 0
+
+
+def test_the_way_to_the_others_is_not_that_to_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inplace._interface("127.0.0.1") == meetings.interface("127.0.0.1")
+    resolve = socket.getaddrinfo
+    own_name = {"trn-a": "127.0.1.1", "192.0.2.1": "127.0.0.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **how: resolve(own_name[host], *rest, **how)
+    )
+    assert inplace._interface("trn-a") is None
+    own_name["192.0.2.1"] = "192.0.2.1"
+    assert inplace._interface("trn-a") not in ("lo", "lo0")
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         ("arguments", "place"),
@@ -199,9 +228,17 @@ class TestCompileCache:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        "name", ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT"]
+        "name",
+        [
+            "TORCHELASTIC_RUN_ID",
+            "TORCHELASTIC_RESTART_COUNT",
+            "MASTER_PORT",
+            "GROUP_RANK",
+            "SLURM_RESTART_COUNT",
+            "SLURM_NODEID",
+        ],
     )
-    def test_another_run_or_attempt_has_another(
+    def test_another_run_or_attempt_or_machine_has_another(
         self, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         place = World(rank=0, size=2, local_rank=0)
@@ -250,14 +287,17 @@ class TestLaunched:
         assert str(bench.cwd) not in (record.log_tail or "")
 
     def test_the_tasks_of_srun_find_each_other_and_the_first_records(self, bench: Bench) -> None:
+        """Each is bound to a CPU of its own, where there are two."""
+        cpus = (min(host.cpus_allowed()), max(host.cpus_allowed()))
         scenario = bench.scenario("inplace")
         command = ("run", scenario, "--backend", "toy", "--set", "task=train", "--format", "json")
         tasks = [
             bench.start(
                 *command,
+                before=("taskset", "-c", str(cpu)),
                 environment={**TASK_0_OF_2, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
             )
-            for task in range(2)
+            for task, cpu in enumerate(cpus)
         ]
         first, second = (task.wait() for task in tasks)
         assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
@@ -266,12 +306,46 @@ class TestLaunched:
         assert second.stdout == ""
         (record,) = bench.records()
         (launch,) = record.launches
-        assert [(rank.node, rank.local_rank) for rank in launch.ranks] == [(0, 0), (0, 1)]
-        assert launch.actual["processes"] == 2
+        places = [(rank.node, rank.local_rank, rank.cpus) for rank in launch.ranks]
+        assert places == [(0, 0, [cpus[0]]), (0, 1, [cpus[1]])]
+        assert record.environment.cpus_visible == len(set(cpus))
+        assert (launch.actual["processes"], launch.actual["nodes"]) == (2, 1)
         assert list(bench.temporary.glob("bench-*")) == []
         assert bench.processes() == []
 
-    def test_two_agents_of_torchrun_are_two_nodes(self, bench: Bench) -> None:
+    def test_tasks_of_srun_on_two_nodes_know_theirs(self, bench: Bench) -> None:
+        """By what srun would tell on two machines, for which this one stands."""
+        port = str(meetings.free_port("127.0.0.1"))
+        two = {
+            **TASK_0_OF_2,
+            "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            "SLURM_STEP_NODELIST": "n[1-2]",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            host.STAND_IN_VARIABLE: "1",
+        }
+        command = ("run", bench.scenario("nodes"), "--backend", "toy", "--set", "task=train")
+        tasks = [
+            bench.start(
+                *command,
+                environment={**two, "SLURM_PROCID": str(task), "SLURM_NODEID": str(task)},
+            )
+            for task in range(2)
+        ]
+        finished = [task.wait() for task in tasks]
+        assert [one.code for one in finished] == [0, 0], finished[0].stderr + finished[1].stderr
+        (record,) = bench.records()
+        (launch,) = record.launches
+        assert (record.processes, record.requested.knobs.nodes) == (2, 2)
+        assert [(rank.node, rank.local_rank) for rank in launch.ranks] == [(0, 0), (1, 0)]
+        checks = {check.name: check for check in launch.audit}
+        assert launch.actual["nodes"] == 2
+        assert checks["as_asked"].result is CheckResult.PASS
+        assert checks["nodes_apart"].result is CheckResult.FAIL
+        assert checks["nodes_apart"].evidence.startswith("rank 0: 2 nodes on 1 machine: ")
+        assert list(bench.temporary.glob("bench-*")) == []
+
+    def test_two_agents_of_torchrun_on_one_machine_are_not_two_machines(self, bench: Bench) -> None:
         scenario = bench.scenario("agents")
         place = f"127.0.0.1:{meetings.free_port('127.0.0.1')}"
         agent = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1")
@@ -285,6 +359,8 @@ class TestLaunched:
         (record,) = bench.records()
         assert (record.processes, record.requested.knobs.nodes) == (2, 2)
         assert [rank.node for rank in record.launches[0].ranks] == [0, 1]
+        assert record.verdict is Verdict.SUSPECT
+        assert "nodes: asked 2, ran 1" in (record.verdict_reason or "")
         assert bench.processes() == []
 
     def test_a_port_that_is_taken_is_a_row_that_says_so(self, bench: Bench) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from bench.run import meeting as meetings
-from bench.run.meeting import Meeting, MeetingError
+from bench.run.meeting import AloneError, Meeting, MeetingError
 from bench.scenarios.errors import ScenarioError
 
 
@@ -56,8 +56,6 @@ def test_who_has_the_address_is_first_and_others_call(
 ) -> None:
     elsewhere = replace(place, host="192.0.2.1")
     assert meetings.listen(elsewhere) is None
-    assert meetings.is_first(place)
-    assert not meetings.is_first(elsewhere)
     assert meetings.listen(replace(place, node=1)) is None
     caller = meetings.reach(replace(place, node=1), never)
     answered = meetings.accept(listening)
@@ -77,12 +75,75 @@ def test_a_second_command_on_the_machine_is_another_node(
 def test_the_first_node_by_number_finds_its_port_taken(
     place: Meeting, listening: socket.socket
 ) -> None:
-    with pytest.raises(MeetingError) as caught:
+    with pytest.raises(AloneError) as caught:
         meetings.listen(replace(place, node=0))
     assert str(caught.value) == (
         f"port {place.port} of 127.0.0.1 is taken by another program: end it, or name another port "
         "with --rdzv-endpoint on every node"
     )
+    assert caught.value.recorded == str(caught.value).replace("127.0.0.1", "<host>")
+
+
+def called(place: Meeting, listening: socket.socket, answer: bytes) -> MeetingError:
+    """Return what a caller makes of a place that answers so and hangs up."""
+    wire = meetings.reach(place, never)
+    assert wire is not None
+    answering, _ = listening.accept()
+    with answering:
+        answering.sendall(answer)
+    while wire.gone is None:
+        wire.receive(0.1)
+    found = meetings.why_gone(place, wire)
+    wire.close()
+    return found
+
+
+def test_who_has_the_address_goes_on_alone_where_another_program_has_the_port(
+    place: Meeting, listening: socket.socket
+) -> None:
+    found = called(place, listening, b"SSH-2.0-OpenSSH\n")
+    assert isinstance(found, AloneError)
+    assert "is taken by another program" in str(found)
+    numbered = called(replace(place, node=1), listening, b"SSH-2.0-OpenSSH\n")
+    assert str(numbered) == str(found)
+    assert not isinstance(numbered, AloneError)
+
+
+def test_a_program_that_hangs_up_without_a_word_has_the_port_of_the_first_node(
+    place: Meeting, listening: socket.socket
+) -> None:
+    """As the store of torch does with whoever is no client of its own."""
+    found = called(place, listening, b"")
+    assert isinstance(found, AloneError)
+    said = f"who has port {place.port} of 127.0.0.1 closes connections without a word: if it is an"
+    assert str(found).startswith(said)
+    assert "if it was the first node, its own messages say why" in str(found)
+    assert "port" in found.recorded
+    assert "127.0.0.1" not in found.recorded
+    numbered = called(replace(place, node=1), listening, b"")
+    assert str(numbered) == str(found)
+    assert not isinstance(numbered, AloneError)
+
+
+def test_a_node_that_answers_speaks_at_once(place: Meeting, listening: socket.socket) -> None:
+    caller = meetings.reach(replace(place, node=1), never)
+    answered = meetings.accept(listening)
+    assert caller is not None
+    assert answered is not None
+    answered.close()
+    while caller.gone is None:
+        caller.receive(0.1)
+    assert caller.answered
+    caller.close()
+
+
+def test_who_loses_the_first_node_before_it_has_joined_does_not_become_the_first(
+    place: Meeting, listening: socket.socket
+) -> None:
+    """Not even on the same machine, where it has the address too."""
+    found = called(place, listening, b"\n")
+    assert "has gone before this one had joined: its connection was closed" in str(found)
+    assert not isinstance(found, AloneError)
 
 
 def test_the_first_node_by_number_listens_even_where_it_does_not_know_the_address(
@@ -124,8 +185,12 @@ def test_a_host_that_is_not_known_is_named(place: Meeting, monkeypatch: pytest.M
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(MeetingError, match="the host of nowhere:29500 is not known here"):
+    with pytest.raises(MeetingError, match="the host of nowhere:29500 is not known here") as caught:
         meetings.listen(Meeting(2, "nowhere", 29500))
+    assert not isinstance(caught.value, AloneError)  # who is the first cannot be told
+    with pytest.raises(AloneError) as alone:
+        meetings.listen(Meeting(2, "nowhere", 29500, 0))
+    assert alone.value.recorded.startswith("the host of <host>:29500 is not known here")
 
 
 def test_calling_ends_when_it_is_told_to(place: Meeting) -> None:

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.backends.base import Probe
+from bench.backends.base import Probe, Refusal
 from bench.results.record import Keys, Outcome, Phase
 from bench.run import meeting as meetings
+from bench.run.agreement import hello
 from bench.run.ending import End
 from bench.run.group import Ranks
 from bench.run.launching import Order
-from bench.run.meeting import Meeting
+from bench.run.meeting import AloneError, Meeting
 from bench.run.messages import Begin, Ended, Gone, Heard, NotBegun, Over, Stop, Welcome
-from bench.run.nodes import Nodes, difference, hello, meeting_environment
+from bench.run.nodes import Nodes, meeting_environment
 from bench.run.plan import Planned
 from bench.run.wire import Wire
 from bench.scenarios.errors import ScenarioError
 from bench.worker.job import Event
-from tests.builders import a_case
+from tests.run.plans import two_ranks
 from tests.worker.a_job import a_job
 
-PROBE = Probe(backend="toy", available=True, device_model="Toy One", device_count=1)
 SLEEPS = ["/bin/sh", "-c", "sleep 60"]
 
 
 def never() -> bool:
     return False
-
-
-def two_ranks(case: str = "default", position: int = 0, fingerprint: str = "f") -> Planned:
-    return Planned(
-        case=a_case(case, knobs={"processes": 2, "nodes": 2}),
-        backend="toy",
-        probe=PROBE,
-        position=position,
-        keys=Keys(work="w", series="s", fingerprint=fingerprint),
-        versions={"torch": "2.9.0"},
-    )
 
 
 def order(planned: Planned) -> Order:
@@ -60,13 +50,19 @@ class Joining:
         self.error: BaseException | None = None
         listening = meetings.listen(self.place)
         assert listening is not None
+        self.enough = threading.Event()
+        """Set: nobody is waited for any longer, as when the time is up."""
         self._thread = threading.Thread(target=self._gather, args=(listening,))
         self._thread.start()
         self.calls: list[Wire] = []
 
     def _gather(self, listening: object) -> None:
         try:
-            self.nodes.gather(listening, self.said.append, never)  # type: ignore[arg-type]
+            self.nodes.gather(
+                listening,  # type: ignore[arg-type]
+                self.said.append,
+                self.enough.is_set,
+            )
         except ScenarioError as error:
             self.error = error
 
@@ -77,6 +73,13 @@ class Joining:
         self.calls.append(wire)
         wire.send(hello(place, self.planned if planned is None else planned))
         return wire
+
+    def has_said(self, text: str) -> None:
+        """Wait until the first node says so."""
+        deadline = time.monotonic() + 30
+        while text not in self.said:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def gathered(self) -> None:
         self._thread.join(30)
@@ -138,8 +141,78 @@ class TestJoining:
         joined.gathered()
         assert isinstance(told, Over)
         assert told.code == 2
-        assert "the case quick / default on toy differs" in (told.reason or "")
-        assert "it has planned otherwise than this one" in str(joined.error)
+        assert "the case quick / default on cpu differs" in (told.reason or "")
+        assert "node 1: it has planned otherwise than the first node" in str(joined.error)
+
+    def test_who_has_called_and_not_joined_is_told_of_plans_that_differ(
+        self, joining: Callable[..., Joining]
+    ) -> None:
+        joined = joining(nodes=3)
+        silent = meetings.reach(replace(joined.place, node=2), never)
+        assert silent is not None
+        joined.calls.append(silent)
+        joined.call(node=1, planned=[two_ranks(fingerprint="h")])
+        told = silent.receive(5)
+        joined.gathered()
+        assert isinstance(told, Over)
+        assert "node 1: it has planned otherwise" in str(joined.error)
+        assert (told.code, told.reason) == (2, str(joined.error))
+
+    def test_who_comes_when_all_are_there_is_told_so(self, joining: Callable[..., Joining]) -> None:
+        joined = joining()
+        for _ in range(2):
+            wire = meetings.reach(replace(joined.place, node=1), never)
+            assert wire is not None
+            joined.calls.append(wire)
+        while not all(wire.answered for wire in joined.calls):
+            time.sleep(0.02)  # both are waited for: they say who they are at once
+        for wire in joined.calls:
+            wire.send(hello(replace(joined.place, node=None), joined.planned))
+        told = [wire.receive(5) for wire in joined.calls]
+        joined.gathered()
+        assert joined.said == ["node 1 has joined (2 of 2)"]
+        assert Welcome(node=1) in told
+        assert Over(code=2, reason="all 2 nodes have joined already") in told
+
+    def test_the_place_of_a_node_that_has_gone_is_free_for_it_to_come_again(
+        self, joining: Callable[..., Joining]
+    ) -> None:
+        joined = joining(nodes=3)
+        first = joined.call(node=1)
+        assert first.receive(5) == Welcome(node=1)
+        first.close()
+        joined.has_said("node 1 has gone: its connection was closed")
+        assert joined.call(node=1).receive(5) == Welcome(node=1)
+        assert joined.call(node=2).receive(5) == Welcome(node=2)
+        joined.gathered()
+        assert joined.said == [
+            "node 1 has joined (2 of 3)",
+            "node 1 has gone: its connection was closed",
+            "node 1 has joined (2 of 3)",
+            "node 2 has joined (3 of 3)",
+        ]
+
+    def test_what_became_of_one_that_does_not_come_again_is_in_the_row(
+        self, joining: Callable[..., Joining], tmp_path: Path
+    ) -> None:
+        joined = joining(nodes=3)
+        assert joined.call(node=1).receive(5) == Welcome(node=1)
+        joined.calls[0].close()
+        joined.has_said("node 1 has gone: its connection was closed")
+        joined.enough.set()
+        joined.gathered()
+        planned = two_ranks(processes=3, nodes=3)
+        assert started(joined, planned, tmp_path).reason == (
+            "node 1 has gone: its connection was closed; node 2 (rank 2) has not joined within 10 s"
+        )
+
+    def test_who_is_told_to_stop_waiting_complains_of_nobody(self) -> None:
+        place = Meeting(2, "127.0.0.1", meetings.free_port("127.0.0.1"), 0)
+        listening = meetings.listen(place)
+        assert listening is not None
+        said: list[str] = []
+        Nodes(place, [two_ranks()]).gather(listening, said.append, lambda: True)
+        assert said == []
 
     def test_who_never_joins_makes_rows_that_name_node_ranks_and_place(
         self, joining: Callable[..., Joining], tmp_path: Path
@@ -148,10 +221,9 @@ class TestJoining:
         joined.gathered()
         end = started(joined, joined.planned[0], tmp_path)
         assert (end.outcome, end.phase) == (Outcome.UNAVAILABLE, Phase.START)
-        assert end.reason == (
-            f"node 1 (rank 1) has not joined at {joined.place.place} within 0.5 s"
-        )
+        assert end.reason == "node 1 (rank 1) has not joined within 0.5 s"
         assert "firewall" in (end.remedy or "")
+        assert joined.said == [f"node 1 has not joined at {joined.place.place} within 0.5 s"]
 
     def test_who_says_nothing_of_itself_does_not_keep_the_others_out(
         self, joining: Callable[..., Joining]
@@ -165,17 +237,17 @@ class TestJoining:
     def test_a_port_that_is_taken_makes_rows(self, tmp_path: Path) -> None:
         place = Meeting(2, "127.0.0.1", 29500, 0)
         nodes = Nodes(place, [two_ranks()])
-        nodes.nobody_can_join(meetings.taken(place))
+        nodes.nobody_can_join(AloneError(meetings.taken, place))
         found = nodes.start(order(two_ranks()), a_job(tmp_path), SLEEPS, {})
         assert isinstance(found, End)
         assert found.outcome is Outcome.UNAVAILABLE
-        assert found.reason.startswith("port 29500 of 127.0.0.1 is taken by another program")
+        assert found.reason.startswith("port 29500 of <host> is taken by another program")
 
     def test_what_one_node_has_not_is_a_row_of_that_case_alone(
         self, joining: Callable[..., Joining], tmp_path: Path
     ) -> None:
         joined = joining()
-        broken = Probe(backend="toy", available=False, reason="its driver does not answer")
+        broken = Probe(backend="cpu", available=False, reason="its driver does not answer")
         theirs = [
             replace(joined.planned[0], probe=broken, keys=Keys(work="", series="", fingerprint="")),
             joined.planned[1],
@@ -186,6 +258,51 @@ class TestJoining:
         assert (end.outcome, end.reason) == (
             Outcome.UNAVAILABLE,
             "node 1: its driver does not answer",
+        )
+
+    def test_what_one_node_refuses_is_a_row_though_the_first_would_run_it(
+        self, joining: Callable[..., Joining], tmp_path: Path
+    ) -> None:
+        joined = joining()
+        refusal = Refusal(knob="processes", value=2, reason="this machine has one device")
+        theirs = [replace(joined.planned[0], refusals=[refusal]), joined.planned[1]]
+        assert joined.call(planned=theirs).receive(5) == Welcome(node=1)
+        joined.gathered()
+        end = started(joined, joined.planned[0], tmp_path)
+        assert end.outcome is Outcome.UNAVAILABLE
+        assert end.reason == "node 1: processes=2: this machine has one device"
+        assert "bench doctor" in (end.remedy or "")
+
+    def test_a_node_that_cannot_run_a_case_leaves_it_to_those_that_can(
+        self, joining: Callable[..., Joining], tmp_path: Path
+    ) -> None:
+        joined = joining(nodes=3)
+        refusal = Refusal(knob="processes", value=2, reason="this machine has one device")
+        theirs = [replace(joined.planned[0], refusals=[refusal]), joined.planned[1]]
+        unable, able = joined.call(node=1, planned=theirs), joined.call(node=2)
+        assert (unable.receive(5), able.receive(5)) == (Welcome(node=1), Welcome(node=2))
+        joined.gathered()
+        job = a_job(tmp_path, joined.planned[0].case)
+        ranks = joined.nodes.start(order(joined.planned[0]), job, SLEEPS, {"PATH": "/usr/bin:/bin"})
+        assert not isinstance(ranks, End)
+        begin = able.receive(5)
+        assert isinstance(begin, Begin)
+        assert begin.node == 1
+        able.close()
+        ranks.kill()
+        assert unable.receive() is None
+        assert ranks.lost == "node 2 (rank 1) has gone: its connection was closed"
+
+    def test_only_as_many_are_missed_as_the_case_needs(
+        self, joining: Callable[..., Joining], tmp_path: Path
+    ) -> None:
+        joined = joining(nodes=4)
+        assert joined.call(node=2).receive(5) == Welcome(node=2)
+        joined.enough.set()
+        joined.gathered()
+        planned = two_ranks(processes=6, nodes=3)
+        assert started(joined, planned, tmp_path).reason == (
+            "node 1 (ranks 4 to 5) has not joined within 10 s"
         )
 
 
@@ -209,7 +326,7 @@ class TestOneLaunch:
         wire, ranks = self.begun(joining(), tmp_path)
         event = Event(rank=1, phase=Phase.BUILD)
         stranger = Event(rank=7, phase=Phase.BUILD)
-        for message in (Heard(event=stranger), Heard(event=event), Ended(rank=1, code=3, now=5.0)):
+        for message in (Heard(event=stranger), Heard(event=event), Ended(rank=1, code=3)):
             wire.send(message)
         heard: list[Event] = []
         while not ranks.failed():
@@ -255,41 +372,10 @@ class TestOneLaunch:
             assert end.reason == "node 1 has gone: its connection was closed"
 
 
-class TestDifferences:
-    PLACE = Meeting(2, "10.0.0.1", 29500)
-
-    def test_equal_plans_have_none(self) -> None:
-        assert (
-            difference(hello(self.PLACE, [two_ranks()]), hello(self.PLACE, [two_ranks()])) is None
-        )
-
-    def test_software_is_named_before_what_follows_from_it(self) -> None:
-        other = replace(two_ranks(fingerprint="h"), versions={"torch": "2.10.0"})
-        found = difference(hello(self.PLACE, [two_ranks()]), hello(self.PLACE, [other]))
-        assert found == "torch 2.9.0 on the first node, 2.10.0 there"
-        missing = replace(two_ranks(), versions={})
-        found = difference(hello(self.PLACE, [two_ranks()]), hello(self.PLACE, [missing]))
-        assert found == "torch 2.9.0 on the first node, none there"
-
-    def test_devices_are_named_where_they_differ(self) -> None:
-        probe = PROBE.model_copy(update={"device_model": "Toy Two"})
-        other = replace(two_ranks(fingerprint="h"), probe=probe)
-        found = difference(hello(self.PLACE, [two_ranks()]), hello(self.PLACE, [other]))
-        assert found == "the case quick / default on toy differs, on Toy One and on Toy Two"
-
-    def test_other_cases_and_other_versions_of_the_tool(self) -> None:
-        here, there = hello(self.PLACE, [two_ranks()]), hello(self.PLACE, [])
-        assert difference(here, there.model_copy(update={"software": here.software})) == (
-            "1 cases on the first node, 0 or others there"
-        )
-        newer = here.model_copy(update={"version": "99"})
-        assert "99 there" in (difference(here, newer) or "")
-
-
 def test_ranks_meet_by_the_interface_that_leads_to_the_first_node_unless_one_is_named() -> None:
     begin = Begin(
         scenario="s",
-        backend="toy",
+        backend="cpu",
         position=0,
         fingerprint="f",
         purpose="measure",

@@ -41,6 +41,18 @@ def test_silence_after_steady_steps_is_a_hang(clock: Clock) -> None:
     assert pulse.silent_rank() == (0, 121)
 
 
+def test_of_several_that_are_silent_the_one_heard_least_recently_is_named(clock: Clock) -> None:
+    pulse = pulses.Pulse(3, hang_s=120)
+    for done in range(4):
+        clock.now += 1.0
+        for rank in (0, 1, 2):
+            if (rank, done) != (1, 3):
+                pulse.hear(Event(rank=rank, phase=Phase.MEASURE, done=done))
+
+    clock.now += 121
+    assert pulse.silent_rank() == (1, 122)
+
+
 def test_a_slow_step_earns_ten_times_its_length(clock: Clock) -> None:
     pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=30.0)

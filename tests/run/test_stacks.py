@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bench.run import stacks
 from bench.worker.job import log_file
 
@@ -31,6 +33,22 @@ Current thread 0x00007f1c (most recent call first):
   File "/opt/torch/distributed/distributed_c10d.py", line 3007 in all_reduce
   File "/opt/bench/worker/peers.py", line 66 in most
 """
+FENCE = """\
+Current thread 0x00007f1c (most recent call first):
+  File "/opt/torch/cuda/__init__.py", line 1080 in synchronize
+  File "/opt/bench/backends/cuda_device.py", line 58 in fence
+  File "/opt/bench/workload/step.py", line 83 in fence
+  File "/opt/bench/measure/windows.py", line 180 in _window
+"""
+READS_THE_LOSS = """\
+Current thread 0x00007f1c (most recent call first):
+  File "/opt/bench/worker/headline.py", line 215 in read_loss
+"""
+SCALES = """\
+Current thread 0x00007f1c (most recent call first):
+  File "/opt/torch/amp/grad_scaler.py", line 351 in <genexpr>
+  File "/opt/torch/amp/grad_scaler.py", line 351 in _maybe_opt_step
+"""
 
 
 def logs(folder: Path, *texts: str) -> range:
@@ -45,9 +63,20 @@ def test_the_one_that_does_not_come_to_the_collective_is_astray(tmp_path: Path) 
     assert stacks.astray(waits) == 1
 
 
-def test_where_all_wait_or_none_does_nobody_is(tmp_path: Path) -> None:
-    assert stacks.astray(stacks.waiting(tmp_path, logs(tmp_path, EXCHANGES, AGREES))) is None
-    assert stacks.astray(stacks.waiting(tmp_path, logs(tmp_path, HANGS, HANGS))) is None
+@pytest.mark.parametrize("stack", [FENCE, READS_THE_LOSS, SCALES])
+def test_on_an_accelerator_a_rank_waits_where_it_needs_what_was_exchanged(
+    tmp_path: Path, stack: str
+) -> None:
+    waits = stacks.waiting(tmp_path, logs(tmp_path, stack, HANGS))
+    assert waits == {0: True, 1: False}
+    assert stacks.astray(waits) == 1
+
+
+def test_where_the_stacks_tell_nobody_apart_nobody_is(tmp_path: Path) -> None:
+    for same in ((EXCHANGES, AGREES, FENCE), (HANGS, HANGS), (HANGS, HANGS, AGREES), (HANGS,)):
+        assert stacks.astray(stacks.waiting(tmp_path, logs(tmp_path, *same))) is None
+        for log in tmp_path.iterdir():
+            log.unlink()
 
 
 def test_a_rank_without_a_stack_is_not_judged(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
+from bench._version import __version__
 from bench.results.record import Phase
 from bench.run import messages, wire
 from bench.run.messages import Gone, Heard, Message, Over, Tails
@@ -91,6 +92,16 @@ def test_a_node_that_falls_silent_is_lost_and_one_that_waits_is_not(
     silent.close()
 
 
+def test_who_goes_without_having_read_everything_has_closed_it_too(
+    ends: tuple[Wire, socket.socket],
+) -> None:
+    """The system says of it that the connection was reset."""
+    end, other = ends
+    end.send(SAID[0])
+    other.close()
+    assert gone(end) == "its connection was closed"
+
+
 def test_sending_to_nobody_is_no_error_and_is_noticed(ends: tuple[Wire, socket.socket]) -> None:
     end, other = ends
     other.close()
@@ -103,3 +114,13 @@ def test_sending_to_nobody_is_no_error_and_is_noticed(ends: tuple[Wire, socket.s
 def test_a_line_that_is_no_message_is_refused() -> None:
     with pytest.raises(ValidationError):
         messages.read(b'{"kind": "over"}')
+
+
+def test_a_node_of_another_version_is_one_whatever_else_it_says() -> None:
+    told = messages.read(b'{"kind": "hello", "version": "99", "colour": "green"}')
+    assert isinstance(told, messages.Hello)
+    assert told.version == "99"
+    same = f'{{"kind": "hello", "version": "{__version__}", "colour": "green"}}'
+    for other in (same, '{"kind": "hello"}', '{"kind": "over", "version": "99"}', "[]", "é{"):
+        with pytest.raises(ValidationError):
+            messages.read(other.encode("latin-1"))

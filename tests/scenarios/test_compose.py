@@ -240,7 +240,7 @@ def test_an_unknown_name_is_answered_with_the_closest_one() -> None:
 
 
 def test_a_name_like_nothing_is_answered_with_all_of_them() -> None:
-    names = "loader, quick, vit-ladder, vit-matrix, vit-offload, vit-train"
+    names = "loader, quick, vit-ladder, vit-matrix, vit-offload, vit-scaling, vit-train"
     assert refusal("zzz").endswith(f"choose one of {names}")
 
 
@@ -353,6 +353,7 @@ def test_the_shipped_scenarios_say_what_they_are() -> None:
         "vit-ladder",
         "vit-matrix",
         "vit-offload",
+        "vit-scaling",
         "vit-train",
     ]
     assert all(len(description) > 20 for _, description in shipped())

@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bench.backends.host import STAND_IN_VARIABLE
 from bench.results.record import Outcome
 from tests.run.driver import Bench, Finished
 from tests.small_vit import SMALL_VIT
@@ -79,10 +80,11 @@ class Fleet:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def srun(self, tasks: int, *arguments: str) -> Finished:
+    def srun(self, tasks: int, *arguments: str, **variables: str) -> Finished:
+        command = (sys.executable, "-m", "bench")
         done = subprocess.run(
-            ["srun", "-n", str(tasks), sys.executable, "-m", "bench", *arguments],
-            env=self.environment,
+            ["srun", "-n", str(tasks), "--kill-on-bad-exit=1", *command, *arguments],
+            env={**self.environment, **variables},
             cwd=self.bench.cwd,
             capture_output=True,
             text=True,
@@ -140,7 +142,9 @@ def test_an_array_of_cases_fills_one_table_however_many_jobs_are_killed(fleet: F
     assert measured == {str(number) for number in range(CASES)} - doomed, printed
     assert bench.processes() == []
 
-    resumed = bench.run("fleet.yaml", "--resume", backend="cpu")
+    resumed = bench.start(
+        *("run", "fleet.yaml", "--backend", "cpu", "--format", "json", "--resume")
+    ).wait(600)
     assert resumed.code == 0, resumed.stderr
     assert resumed.stderr.count(": launch ") == 2
     assert [row["outcome"] for row in resumed.rows] == ["ok"] * CASES
@@ -170,7 +174,10 @@ def test_one_command_on_each_node_needs_no_place_to_meet(fleet: Fleet) -> None:
     """Two tasks on this machine stand for two nodes."""
     scenario = fleet.bench.scenario("together", "matrix: { batch_size: [2, 4] }\n")
     command = ("run", scenario, "--backend", "toy", "--format", "json", "--nodes", "2")
-    finished = fleet.srun(2, *command, "--launches", "2")
+    packed = fleet.srun(2, *command)
+    assert packed.code != 0
+    assert "srun has started its 2 tasks on one machine" in packed.stderr
+    finished = fleet.srun(2, *command, "--launches", "2", **{STAND_IN_VARIABLE: "1"})
     assert finished.code == 0, finished.stderr
     assert [row["outcome"] for row in finished.rows] == ["ok", "ok"]
     for record in fleet.bench.records():

@@ -68,6 +68,7 @@ def test_a_training_launch_reports_its_windows_and_passes_its_audit(tmp_path: Pa
     assert launch.actual["threads"] == 1
 
 
+@pytest.mark.alone
 def test_the_number_agrees_with_an_independent_clock(tmp_path: Path) -> None:
     knobs = a_case().knobs
     torch.set_num_threads(1)

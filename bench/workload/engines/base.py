@@ -21,13 +21,21 @@ MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 Prepared = tuple[torch.nn.Module, torch.optim.Optimizer | None]
 
 
+class NotWithoutExchange(Exception):  # noqa: N818 - a reason to skip, not an error
+    """The engine cannot make steps of which no other rank hears: why."""
+
+
 class Engine(ABC):
     """Drives a model that already lies on its device."""
 
     shows_gradients: bool = True
     """Whether, after backward, parameters hold the gradients that the optimizer will be given."""
+    shards_weights: bool = False
+    """Whether a rank must gather weights to compute with them."""
     calls_per_update: int = 1
     """How often an update calls the optimizer."""
+    shards_updates: bool = False
+    """Whether each part of the weights is updated by one rank, and the others are given it."""
 
     @abstractmethod
     def prepare(self, module: torch.nn.Module, make_optimizer: MakeOptimizer | None) -> Prepared:
@@ -44,6 +52,17 @@ class Engine(ABC):
     @abstractmethod
     def accumulate(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of a micro-batch whose gradients are not exchanged yet."""
+
+    def unexchanged(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of whole steps in which no rank hears of another.
+
+        The rest of their work is the same. Each rank trains for itself meanwhile, so that nothing
+        may rest on the weights any more.
+
+        Raises:
+            NotWithoutExchange: it always exchanges.
+        """
+        raise NotWithoutExchange("what its ranks exchange cannot be left out")
 
     def backward(self, loss: torch.Tensor) -> None:
         """Go backward from a micro-batch's share of the loss."""
@@ -78,6 +97,10 @@ class Engine(ABC):
     def count(self, module: torch.nn.Module) -> int:
         """Return how many numbers the parameters of all ranks together are, each counted once."""
         return sum(parameter.numel() for parameter in module.parameters())
+
+    def copies_agree(self, module: torch.nn.Module) -> bool | None:
+        """Return whether all devices of this rank hold the same weights; null: it has one."""
+        return None
 
     def updated(self, optimizer: torch.optim.Optimizer) -> set[torch.Tensor]:
         """Return the model's parameters that an update changes."""

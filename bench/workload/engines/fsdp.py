@@ -23,6 +23,7 @@ from bench.backends.base import Device, Unsupported
 from bench.scenarios.schema import FsdpKnobs, Knobs
 from bench.workload.engines import sharded
 from bench.workload.engines.base import Engine, MakeOptimizer, Prepared
+from bench.workload.engines.own_parts import without_exchange
 
 _LEAST_REPEATED = 2
 
@@ -36,9 +37,12 @@ class FsdpEngine(Engine):
             page-locked.
     """
 
+    shards_weights = True
+    shards_updates = True
+
     def __init__(self, knobs: FsdpKnobs, device: Device) -> None:
         self._knobs = knobs
-        self._pin = device.own_memory
+        self._device = device
         self._module: Any = None
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -58,6 +62,9 @@ class FsdpEngine(Engine):
             "reshard_after_forward": self._knobs.reshard_after_forward,
             "offload_policy": self._offload_policy(),
         }
+        # As DistributedDataParallel does. Each rank shards what it has built, and parts of models
+        # that differ (a factory may draw without the seed) would be a model that nobody has built.
+        sharded.give_out(module)
         for block in repeated_blocks(module):
             fully_shard(block, **options)
         fully_shard(module, **options)
@@ -74,6 +81,10 @@ class FsdpEngine(Engine):
         finally:
             self._module.set_requires_gradient_sync(True)
 
+    def unexchanged(self) -> contextlib.AbstractContextManager[object]:
+        """Copy where ranks would gather weights and add gradients."""
+        return without_exchange(_groups(self._module))
+
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return this rank's shard."""
         return sharded.local(tensor)
@@ -84,7 +95,7 @@ class FsdpEngine(Engine):
 
     def over_ranks(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Add the parts of all ranks."""
-        return sharded.over_ranks(parts, self._device_type())
+        return sharded.over_ranks(parts, self._device.torch_device.type)
 
     def asked(self, knobs: Knobs) -> dict[str, JsonValue]:
         """Return the settings of the group `fsdp` beside engine and world."""
@@ -99,11 +110,8 @@ class FsdpEngine(Engine):
 
     def _offload_policy(self) -> OffloadPolicy:
         if self._knobs.offload == "cpu":
-            return CPUOffloadPolicy(pin_memory=self._pin)
+            return CPUOffloadPolicy(pin_memory=self._device.own_memory is True)
         return OffloadPolicy()
-
-    def _device_type(self) -> str:
-        return str(next(iter(self._module.parameters())).device_mesh.device_type)
 
 
 def repeated_blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -129,13 +137,14 @@ def describe(
 ) -> dict[str, JsonValue]:
     """Return what FSDP2 made of a model; engine is plain where it is not sharded whole."""
     groups = list(_groups(module))
-    parameters = list(module.parameters())
-    parts = [p for p in parameters if isinstance(p, DTensor)]
+    # Of the model itself, the parameters may be gathered ones: what is not let go after a forward
+    # pass stays so until a backward pass, and inference has none.
+    parts: list[DTensor] = [param.sharded_param for group in groups for param in group.fsdp_params]
     shared_out = [p for p in parts if any(place.is_shard() for place in p.placements)]
-    whole = bool(groups) and isinstance(module, FSDPModule) and len(shared_out) == len(parameters)
+    whole = isinstance(module, FSDPModule) and len(shared_out) == len(list(module.parameters()))
     meshes = {part.device_mesh.size() for part in parts}
     return {
-        "engine": "fsdp" if whole else "plain",
+        "engine": "fsdp" if whole and parts else "plain",
         "processes": meshes.pop() if len(meshes) == 1 else None,
         "fsdp.units": len(groups),
         "fsdp.placements": ", ".join(sorted({str(place) for p in parts for place in p.placements})),

@@ -54,6 +54,10 @@ class DdpEngine(Engine):
             return wrapped.no_sync()
         return contextlib.nullcontext()
 
+    def unexchanged(self) -> contextlib.AbstractContextManager[object]:
+        """Return DDP's no_sync, which holds for updates as well."""
+        return self.accumulate()
+
     def describe_actual(self) -> dict[str, JsonValue]:
         """Read the wrapper's type and the process group's size back."""
         wrapped = isinstance(self._wrapped, torch.nn.parallel.DistributedDataParallel)

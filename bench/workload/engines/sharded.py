@@ -1,4 +1,7 @@
-"""Tensors of which each rank holds a part, as torch's DTensor: this part, and all of it."""
+"""Tensors of which each rank holds a part, as torch's DTensor: this part, and all of it.
+
+Before they are shared out, all ranks are given the same.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,17 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
         stride=tensor.stride(),
     )
     return found.full_tensor()
+
+
+def give_out(module: torch.nn.Module) -> None:
+    """Give all ranks the parameters and buffers of the first one. Every rank must ask at once."""
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.numel():
+                given = tensor.contiguous()
+                # As bytes, since no backend carries every type.
+                dist.broadcast(given.view(-1).view(torch.uint8), src=0)
+                tensor.copy_(given)
 
 
 def over_ranks(parts: Sequence[torch.Tensor], device_type: str) -> list[torch.Tensor]:

@@ -73,6 +73,7 @@ def _kill() -> None:
 def _on_rank_1(fault: Callable[[], None]) -> Callable[[], None]:
     def misbehave() -> None:
         if os.environ["RANK"] == "1":
+            Path(f"now{fault.__name__}").touch()  # for those who time what follows
             fault()
 
     return misbehave
