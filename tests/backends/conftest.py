@@ -1,4 +1,4 @@
-"""A child's module that is imported here too needs torch_xla_xla; the other tests run without."""
+"""A child's module that is imported here too needs torch_xla; the other tests run without."""
 
 from importlib.util import find_spec
 
