@@ -1,4 +1,4 @@
-"""Under torchrun: what the first rank of a machine finds out, for all ranks of that machine.
+"""Under torchrun or srun: what a machine's first rank finds out, for all ranks of that machine.
 
 Every rank is this very program and would probe by itself, all at the same time. A device that
 serves one process would be there for the first of them alone. Torch-free.
@@ -6,13 +6,14 @@ serves one process would be there for the first of them alone. Torch-free.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.backends.base import Probe
+from bench.backends.placed import placed
 from bench.backends.temporary import shared_folder
 
 _ANSWER = "probe.json"
@@ -30,12 +31,12 @@ def probe(name: str, ask: Callable[[], Probe], timeout_s: float) -> Probe | None
     Raises:
         TemporaryError: there is nowhere for the answer.
     """
-    others = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
-    if "TORCHELASTIC_RUN_ID" not in os.environ or others < 1:
+    told = placed()
+    if told is None or told.local_size == 1:
         return ask()
     folder = shared_folder("bench-probe-", name)
-    rank = os.environ.get("LOCAL_RANK", "0")
-    if rank == "0":
+    rank, others = told.world.local_rank, told.local_size - 1
+    if rank == 0:
         found = ask()
         partial = folder / f".{_ANSWER}.partial"
         partial.write_text(found.model_dump_json(), encoding="utf-8")
@@ -52,8 +53,10 @@ def probe(name: str, ask: Callable[[], Probe], timeout_s: float) -> Probe | None
     return answer
 
 
-def _leave(folder: Path, rank: str, others: int) -> None:
+def _leave(folder: Path, rank: int, others: int) -> None:
     """Note that this rank has read; the last one to read removes the folder."""
     (folder / f"read-{rank}").touch()
-    if sum(1 for _ in folder.glob("read-*")) == others:
-        shutil.rmtree(folder, ignore_errors=True)
+    # Who reads last may remove it while it is looked through here.
+    with contextlib.suppress(FileNotFoundError):
+        if sum(1 for _ in folder.glob("read-*")) == others:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from bench.backends import peaks
 from bench.backends.peaks import Peak
-from bench.scenarios.schema import FLOAT8, Knobs, Strict
+from bench.scenarios.schema import AUTOCAST, Knobs, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,15 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    nodes: int = 1
+    """Machines over which the ranks are spread, as many on each."""
+    node: int = 0
+    """Number of this rank's machine among those."""
+
+    @property
+    def local_size(self) -> int:
+        """Ranks on this machine."""
+        return self.size // self.nodes
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,9 @@ class Device(ABC):
     """Name of torch.distributed's backend for this device; null: one process only."""
     ddp_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments that DistributedDataParallel needs on this device to be right."""
+    own_memory: bool | None = None
+    """Whether its memory is another than the host's, so that what is kept there is saved here.
+    Null: it does not tell."""
     emulates_float8: ClassVar[bool] = False
     """Whether products of float8 are computed by other products here. Its rows say so."""
 
@@ -177,11 +189,10 @@ class Device(ABC):
         """Return the context of the forward pass: autocast for amp-bf16, amp-fp16 and fp8."""
         import torch
 
-        types = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-        types |= dict.fromkeys(FLOAT8, torch.bfloat16)
-        if knobs.precision not in types:
+        if knobs.precision not in AUTOCAST:
             return contextlib.nullcontext()
-        return torch.autocast(self.torch_device.type, dtype=types[knobs.precision])
+        dtype = getattr(torch, AUTOCAST[knobs.precision])
+        return torch.autocast(self.torch_device.type, dtype=dtype)
 
     @abstractmethod
     def counters(self) -> Counters:
@@ -347,6 +358,9 @@ class Backend(ABC):
     families: ClassVar[Collection[str]] = ()
     """Groups of knobs of one device family, as `neuron` is, that this adapter knows: it honours or
     refuses each of them. All others are refused for it (`bench.backends.families`)."""
+    engines: ClassVar[Collection[str]] = ()
+    """Values of `engine` that drive its devices, beside plain and ddp. All others are refused for
+    it (`bench.backends.engines`)."""
     compiler_words: ClassVar[Collection[str]] = ()
     """What an error says that the compiler has caused, where its class does not tell."""
     memory_words: ClassVar[Collection[str]] = ()

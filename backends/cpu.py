@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from bench.backends import device_loader, host
+from bench.backends import async_io, device_loader, host
 from bench.backends.base import (
     Backend,
     ClockRates,
@@ -36,6 +36,7 @@ class CpuBackend(Backend):
     """The planning half."""
 
     name: ClassVar[str] = "cpu"
+    engines: ClassVar[Collection[str]] = ("accelerate", "deepspeed", "fsdp")
 
     def probe(self) -> Probe:
         """Import torch and look for a compiler."""
@@ -75,6 +76,9 @@ class CpuBackend(Backend):
                 "fp16_instructions": bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
                 "float8_emulated": emulated,
                 "torchao": importlib.util.find_spec("torchao") is not None,
+                "accelerate": importlib.util.find_spec("accelerate") is not None,
+                "deepspeed": importlib.util.find_spec("deepspeed") is not None,
+                "async_io": async_io.missing("cpu"),
             },
             warnings=warnings,
         )
@@ -82,6 +86,7 @@ class CpuBackend(Backend):
     def devices(self) -> Mapping[str, Probe]:
         """Describe processors without fp16 instructions, which most are, and with them."""
         facts: dict[str, JsonValue] = {"cpus": 2, "cxx": "g++", "bf16_instructions": True}
+        facts |= {"accelerate": True, "deepspeed": True}
 
         def processor(fp16: bool) -> Probe:
             return Probe(
@@ -122,7 +127,7 @@ class CpuBackend(Backend):
         if knobs.data.pin_memory:
             refuse("data.pin_memory", True, "there is no copy to a device that pinning could speed")
         cpus = probe.facts.get("cpus", host.cpus_visible())
-        if isinstance(cpus, int) and 1 < knobs.processes > cpus:
+        if isinstance(cpus, int) and 1 < knobs.local_processes > cpus:
             refuse(
                 "processes",
                 knobs.processes,
@@ -132,7 +137,7 @@ class CpuBackend(Backend):
 
     def open(self, knobs: Knobs, world: World) -> Device:
         """Open the host's processors with this rank's share of the threads."""
-        alone = knobs.data.workers == 0 and knobs.processes == 1
+        alone = knobs.data.workers == 0 and knobs.local_processes == 1
         return CpuDevice(host.threads_per_rank(knobs), alone=alone)
 
     def two_at_once(self, knobs: Knobs, probe: Probe) -> bool:
@@ -179,6 +184,7 @@ class CpuDevice(Device):
 
     process_group: ClassVar[str | None] = "gloo"
     emulates_float8: ClassVar[bool] = True
+    own_memory: bool | None = False
 
     def __init__(self, threads: int, *, alone: bool = True) -> None:
         import torch

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,6 +47,7 @@ class CudaBackend(Backend):
     """
 
     name: ClassVar[str] = "cuda"
+    engines: ClassVar[Collection[str]] = ("accelerate", "deepspeed", "fsdp")
 
     def __init__(self, root: Path = Path("/"), library: str = "libcuda.so.1") -> None:
         self._root = root
@@ -73,6 +74,7 @@ class CudaBackend(Backend):
         def gpus(flavour: str = "cuda", **told: JsonValue) -> Probe:
             facts: dict[str, JsonValue] = {"nccl": "2", "alike": True, "torchao": True}
             facts |= {"triton": True, "cc": "gcc", **told}
+            facts |= {"accelerate": True, "deepspeed": True}
             return Probe(
                 backend=self.name,
                 available=True,
@@ -262,15 +264,15 @@ def _layout(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
         "batches",
         no_queue=_NO_DEVICE_LOADER,
     )
-    if knobs.engine == "ddp" and not probe.facts.get("nccl"):
-        yield Refusal(knob="engine", value="ddp", reason="this torch is built without NCCL")
-    if knobs.processes > max(1, probe.device_count):
+    if knobs.engine != "plain" and not probe.facts.get("nccl"):
+        yield Refusal(knob="engine", value=knobs.engine, reason="this torch is built without NCCL")
+    if knobs.local_processes > max(1, probe.device_count):
         yield Refusal(
             knob="processes",
             value=knobs.processes,
             reason=f"{probe.device_count} visible here: NCCL refuses ranks that share a GPU",
         )
-    elif knobs.processes > 1 and not probe.facts.get("alike"):
+    elif knobs.local_processes > 1 and not probe.facts.get("alike"):
         yield Refusal(
             knob="processes",
             value=knobs.processes,

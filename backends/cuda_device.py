@@ -34,6 +34,7 @@ class CudaDevice(Device):
 
     process_group: ClassVar[str | None] = "nccl"
     """NCCL; on AMD's GPUs RCCL answers to the name."""
+    own_memory: bool | None = True
 
     def __init__(
         self,

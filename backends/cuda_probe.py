@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from bench.backends import nvml
+from bench.backends import async_io, nvml
 from bench.backends.base import Probe
 from bench.backends.nvml import Telemetry, Unseen
 
@@ -67,6 +67,9 @@ def ask(torch: Any, telemetry: Callable[[str], Telemetry] = nvml.find) -> Probe:
         "triton": importlib.util.find_spec("triton") is not None,
         "cc": _c_compiler(),
         "torchao": importlib.util.find_spec("torchao") is not None,
+        "accelerate": importlib.util.find_spec("accelerate") is not None,
+        "deepspeed": importlib.util.find_spec("deepspeed") is not None,
+        "async_io": async_io.missing("cuda"),
         "arch": str(first.gcnArchName) if hip else None,
         "tf32_forbidden": os.environ.get("NVIDIA_TF32_OVERRIDE") == "0",
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from bench.backends import engines
 from bench.backends.base import Backend, Probe, Refusal
 from bench.scenarios.schema import Knobs, Strict
 
@@ -20,7 +21,11 @@ FAMILIES: Mapping[str, str] = {"neuron": "it is a setting of AWS's Neuron compil
 
 def refusals(backend: Backend, knobs: Knobs, probe: Probe) -> list[Refusal]:
     """Return every knob that an adapter cannot honour, those it has never heard of included."""
-    return [*backend.refusals(knobs, probe), *_foreign(backend, knobs)]
+    return [
+        *backend.refusals(knobs, probe),
+        *_foreign(backend, knobs),
+        *engines.refusals(backend, knobs, probe),
+    ]
 
 
 def _foreign(backend: Backend, knobs: Knobs) -> Iterator[Refusal]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +16,12 @@ import psutil
 from bench.scenarios.schema import Knobs
 
 _SELF = Path("/proc/self")
+_CPUS = Path("/sys/devices/system/cpu")
+CPUS_OF_RANKS_VARIABLE = "BENCH_CPUS_OF_RANKS"
+"""The CPUs of each rank of this machine, where somebody else's launcher binds them
+(`bench.backends.bound`): numbers with commas between, ranks with semicolons."""
+STAND_IN_VARIABLE = "BENCH_NODES_ON_ONE_MACHINE"
+"""Set to 1, ranks of one machine may stand for those of several nodes, for tests: a row says so."""
 _RESET_PEAK = "5"
 """What resets VmHWM, and nothing else, when written to clear_refs (proc_pid_clear_refs(5))."""
 
@@ -34,9 +39,28 @@ def cpu_model(proc: Path = Path("/proc")) -> str:
 
 
 def processor() -> str:
-    """Return the processor with the CPUs we may use: together they are the device of a CPU row."""
+    """Return the processor with the CPUs that the ranks of this machine may use.
+
+    Together they are the device of a CPU row.
+    """
     count = cpus_visible()
     return f"{cpu_model()}, {count} CPU{'' if count == 1 else 's'}"
+
+
+def boot_id(proc: Path = Path("/proc")) -> str | None:
+    """Return what tells this machine from all others, until it starts anew; null: nothing does.
+
+    All containers of a machine have the same. Never to be recorded. Source: random(4).
+    """
+    try:
+        return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None  # not Linux
+
+
+def nodes_stand_in() -> bool:
+    """Return whether ranks of one machine may stand for those of several nodes, as in a test."""
+    return os.environ.get(STAND_IN_VARIABLE) == "1"
 
 
 def cpus_allowed() -> frozenset[int]:
@@ -46,23 +70,45 @@ def cpus_allowed() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def cpus_by_core(devices: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+def cpus_by_core(devices: Path = _CPUS) -> list[int]:
     """Return the CPUs this process may run on: one of each core first, then the cores' second ones.
 
     Where the system does not tell which CPUs share a core, each is taken for one.
     Source: Documentation/admin-guide/cputopology.rst of the kernel.
     """
-    places: Counter[str] = Counter()
-    ordered = []
+    ordered = [(place, cpu) for core in cores(devices) for place, cpu in enumerate(core)]
+    return [cpu for _, cpu in sorted(ordered)]
+
+
+def cores(devices: Path = _CPUS) -> list[list[int]]:
+    """Return the CPUs this process may run on, core by core, as `cpus_by_core` tells cores."""
+    found: dict[str, list[int]] = {}
     for cpu in sorted(cpus_allowed()):
         try:
             siblings = devices / f"cpu{cpu}" / "topology" / "thread_siblings_list"
             core = siblings.read_text(encoding="ascii").strip()
         except OSError:
             core = str(cpu)
-        ordered.append((places[core], cpu))
-        places[core] += 1
-    return [cpu for _, cpu in sorted(ordered)]
+        found.setdefault(core, []).append(cpu)
+    return list(found.values())
+
+
+def shares(ranks: int, devices: Path = _CPUS) -> list[list[int]] | None:
+    """Return the CPUs of each of a machine's ranks: as many for each, and none for two.
+
+    They are whole cores, of neighbouring numbers, as far as there are enough. Null: there are fewer
+    CPUs than ranks.
+    """
+    there = cores(devices)
+    if len(there) < ranks:
+        there = [[cpu] for core in there for cpu in core]
+    each = len(there) // ranks
+    if each == 0:
+        return None
+    return [
+        sorted(cpu for core in there[rank * each : (rank + 1) * each] for cpu in core)
+        for rank in range(ranks)
+    ]
 
 
 def keep_on(cpus: Collection[int]) -> None:
@@ -77,16 +123,28 @@ def keep_on(cpus: Collection[int]) -> None:
             os.sched_setaffinity(int(thread.name), cpus)
 
 
+def cpus_of_ranks() -> list[frozenset[int]]:
+    """Return the CPUs of each rank that a launcher has bound on this machine; empty: of none."""
+    told = os.environ.get(CPUS_OF_RANKS_VARIABLE, "")
+    return [frozenset(map(int, cpus.split(","))) for cpus in told.split(";") if cpus]
+
+
 def cpus_visible() -> int:
-    """Return how many CPUs this process may run on."""
-    return len(cpus_allowed())
+    """Return how many CPUs this process may run on, and the ranks bound beside it."""
+    return len(cpus_allowed().union(*cpus_of_ranks()))
 
 
 def threads_per_rank(knobs: Knobs) -> int:
-    """Return the compute threads of one rank: as asked, else an equal share of the visible CPUs."""
+    """Return the compute threads of one rank: as asked, else an equal share of its CPUs.
+
+    It shares them with all ranks of the machine, or with those that a launcher has bound to some of
+    the same.
+    """
     if knobs.threads is not None:
         return knobs.threads
-    return max(1, cpus_visible() // knobs.processes)
+    own = cpus_allowed()
+    sharing = sum(1 for cpus in cpus_of_ranks() if cpus & own) or knobs.local_processes
+    return max(1, len(own) // sharing)
 
 
 def environment(knobs: Knobs) -> dict[str, str]:
@@ -96,7 +154,8 @@ def environment(knobs: Knobs) -> dict[str, str]:
     """
     threads = str(threads_per_rank(knobs))
     chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if knobs.engine == "ddp" and Path("/sys/class/net/lo").exists():
+    alone = knobs.nodes == 1
+    if alone and knobs.engine != "plain" and Path("/sys/class/net/lo").exists():
         chosen["GLOO_SOCKET_IFNAME"] = "lo"
     return chosen
 

@@ -45,7 +45,7 @@ _CACHE_OPTIONS = ("--cache_dir", "--no_cache")
 _ALIASES = {"-O": "--optlevel", "-lnc": "--logical-nc-config", "--lnc": "--logical-nc-config"}
 _SWITCHES = ("--enable-mixed-precision-accumulation", "--disable-mixed-precision-accumulation")
 _ROOT_PORT = 62182
-"""The port that torch_xla chooses for the first exchange between ranks of one machine."""
+"""The port that torch_xla chooses for the first exchange between the ranks."""
 _BF16_PRECISIONS = ("bf16", "bf16-env")
 
 
@@ -128,12 +128,16 @@ def of_rank(world: World, variables: Mapping[str, str]) -> dict[str, str]:
     if world.size > 1:
         chosen |= {
             "NEURON_RT_ROOT_COMM_ID": variables.get(
-                "NEURON_RT_ROOT_COMM_ID", f"localhost:{_ROOT_PORT}"
+                "NEURON_RT_ROOT_COMM_ID", f"{_first_machine(world, variables)}:{_ROOT_PORT}"
             ),
-            "PJRT_LOCAL_PROCESS_COUNT": str(world.size),
+            "PJRT_LOCAL_PROCESS_COUNT": str(world.local_size),
             "PJRT_LOCAL_PROCESS_RANK": str(world.local_rank),
         }
     return chosen
+
+
+def _first_machine(world: World, variables: Mapping[str, str]) -> str:
+    return "localhost" if world.nodes == 1 else variables["MASTER_ADDR"]
 
 
 def core_of(world: World, variables: Mapping[str, str]) -> int:

@@ -61,6 +61,7 @@ class NeuronNativeDevice(Device):
     """
 
     process_group: ClassVar[str | None] = "neuron"
+    own_memory: bool | None = True
 
     def __init__(
         self, knobs: Knobs, chosen: Mapping[str, str], root: Path, simulated: bool

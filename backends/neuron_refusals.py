@@ -74,7 +74,7 @@ def on_threads(knobs: Knobs) -> Iterator[Refusal]:
 def on_cores(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
     """Refuse more processes than there are cores."""
     cores = neuron_cores.for_case(knobs, probe)
-    if cores is not None and 1 < knobs.processes > cores:
+    if cores is not None and 1 < knobs.local_processes > cores:
         yield Refusal(
             knob="processes",
             value=knobs.processes,
@@ -89,7 +89,7 @@ def on_group(knobs: Knobs, probe: Probe) -> Iterator[Refusal]:
     N, on consecutive cores, N being 1, 2, 8 or 32. On Inferentia2 its release notes know 4 and 24.
     All cores of a machine are a group too: where their number is unknown, so is whether these are.
     """
-    size, cores = knobs.processes, neuron_cores.for_case(knobs, probe)
+    size, cores = knobs.local_processes, neuron_cores.for_case(knobs, probe)
     all_of_them = neuron_cores.of_machine(knobs, probe)
     if size == 1 or (cores is not None and size > cores):
         return

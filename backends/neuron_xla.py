@@ -44,6 +44,7 @@ class NeuronXla(XlaBackend):
 
     name: ClassVar[str] = "neuron"
     families: ClassVar[Collection[str]] = ("neuron",)
+    engines: ClassVar[Collection[str]] = ()
 
     def __init__(
         self, machine: Machine, opened: Callable[[], tuple[str, str]] | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 import bench
 from bench.backends import asked_once
 from bench.backends.base import Backend, Probe
+from bench.backends.placed import SLURM_RANK_VARIABLES
 from bench.backends.temporary import remedy, temporary_folder, told
 
 GROUP = "bench.backends"
@@ -30,8 +31,9 @@ _RANK_VARIABLES = (
     "LOCAL_WORLD_SIZE",
     "GROUP_RANK",
     "TORCHELASTIC_RUN_ID",
+    *SLURM_RANK_VARIABLES,
 )
-"""A probe is no rank: by the last of these a library knows one, and joins the others."""
+"""A probe is no rank: by these a library knows one, and joins the others."""
 
 
 class BackendError(Exception):

@@ -30,15 +30,33 @@ _EXAMPLES: Mapping[str, tuple[JsonValue, ...]] = {
     "model": ("vit_base_patch16_224", "mymodule:build"),
     "model_kwargs": ({"depth": 2},),
     "data.source": ("random", "cached", "device", "jpeg", "folder:PATH"),
+    "accelerate.config": ("FILE",),
+    "zero.config": ("FILE",),
+    "zero.nvme_path": ("FOLDER",),
 }
 """Values of knobs that take text or a mapping; of all others the schema tells the values."""
 _NEEDS: Mapping[str, Mapping[str, JsonValue]] = {
     "compile_mode": {"compile": "inductor"},
     "data.images": {"data.source": "jpeg"},
     "data.pool": {"data.source": "cached"},
+    "fsdp.reshard_after_forward": {"engine": "fsdp"},
+    "fsdp.offload": {"engine": "fsdp"},
+    "accelerate.config": {"engine": "accelerate"},
+    "zero.config": {"engine": "deepspeed"},
+    "spmd.devices": {"engine": "spmd"},
+    "zero.stage": {"engine": "deepspeed"},
+    "zero.offload_optimizer": {"engine": "deepspeed"},
+    "zero.offload_optimizer=nvme": {"engine": "deepspeed", "zero.stage": 3},
+    "zero.offload_param": {"engine": "deepspeed", "zero.stage": 3},
+    "zero.nvme_path": {
+        "engine": "deepspeed",
+        "zero.stage": 3,
+        "zero.offload_optimizer": "nvme",
+    },
     "data.prefetch": {"data.workers": 2},
     "momentum": {"optimizer": "sgd"},
     "neuron.auto_cast_type": {"neuron.auto_cast": "matmult"},
+    "nodes": {"processes": 2},
     "precision=fp8-tensorwise": {"compile": "inductor"},
     "precision=fp8-rowwise": {"compile": "inductor"},
 }
@@ -90,7 +108,7 @@ class Setting:
     @property
     def needs(self) -> Mapping[str, JsonValue]:
         """What must be set for it to mean anything, and for inference where that is looked at."""
-        own = _NEEDS.get(self.knob, _NEEDS.get(f"{self.knob}={self.value}", {}))
+        own = _NEEDS.get(f"{self.knob}={self.value}", _NEEDS.get(self.knob, {}))
         return {**own, "task": "infer"} if self.inferring else own
 
 

@@ -13,9 +13,16 @@ from pathlib import Path
 _OF_ONE_RUN = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
+    "GROUP_RANK",
     "MASTER_ADDR",
     "MASTER_PORT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_NODEID",
 )
+"""The same for all ranks of a machine, and together for no others: also where a job is started anew
+under its own number, and where machines share the folder for temporary files."""
 _ROOM = "free some space in the folder for temporary files, or name another folder with TMPDIR"
 _PLACE = "name a folder that this user may write to with TMPDIR"
 _REMEDIES = {
@@ -58,11 +65,12 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 
 def shared_folder(prefix: str, *words: str) -> Path:
-    """Return a folder that the ranks of one machine share under torchrun, made by the first to ask.
+    """Return a folder that a machine's ranks share under somebody else's launcher.
 
-    Every rank finds it by what torchrun told them all. A run's id may be the same for all runs, so
-    the process that started the ranks and the port they meet at are in the name too. Nobody removes
-    it but who knows that all are done.
+    The first to ask makes it, and every rank finds it by what it was told. A run's id may be the
+    same for all runs of torchrun, so the process that started the ranks and the port they meet at
+    are in the name too. Under srun each rank may have a shell of its own for a parent, and a step
+    has a number. Nobody removes the folder but who knows that all are done.
 
     Args:
         prefix: Of its name.
@@ -72,7 +80,8 @@ def shared_folder(prefix: str, *words: str) -> Path:
         TemporaryError: it cannot be made.
     """
     told_all = (os.environ.get(name, "") for name in _OF_ONE_RUN)
-    digest = hashlib.sha256("\0".join([str(os.getppid()), *told_all, *words]).encode())
+    parent = str(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else ""
+    digest = hashlib.sha256("\0".join([parent, *told_all, *words]).encode())
     try:
         folder = Path(tempfile.gettempdir()) / f"{prefix}{digest.hexdigest()[:16]}"
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -46,6 +46,7 @@ class XlaBackend(Backend):
     """The planning half."""
 
     name: ClassVar[str] = "xla"
+    engines: ClassVar[Collection[str]] = ("spmd",)
     memory_words: ClassVar[Collection[str]] = ("RESOURCE_EXHAUSTED",)
 
     def probe(self) -> Probe:
@@ -115,6 +116,7 @@ class XlaBackend(Backend):
             # NPROC, else the number of visible CPUs.
             threads = str(knobs.threads or host.cpus_visible())
             chosen |= {"NPROC": threads, "OMP_NUM_THREADS": threads}
+            chosen["CPU_NUM_DEVICES"] = str(knobs.devices_per_process)
             if knobs.activation_checkpointing:
                 flags = os.environ.get("XLA_FLAGS", "")
                 chosen["XLA_FLAGS"] = _disabling(_BARRIER_REMOVAL, flags)
@@ -134,20 +136,30 @@ class XlaBackend(Backend):
             refuse(
                 "compile", "inductor", "inductor generates no code for XLA tensors; openxla does"
             )
-        if knobs.processes > 1:
-            refuse("processes", knobs.processes, _WHY_ONE_PROCESS[on_cpu])
-        if knobs.engine == "ddp":
+        if knobs.processes > 1 and (reason := _why_not_several(knobs, probe, on_cpu=on_cpu)):
+            refuse("processes", knobs.processes, reason)
+        if knobs.engine == "ddp" and (on_cpu or knobs.processes == 1):
             refuse("engine", "ddp", "ddp needs a process group, and one XLA process has none")
+        if knobs.engine == "spmd":
+            found += _spmd(knobs, probe, on_cpu=on_cpu)
         if knobs.threads is not None and not on_cpu:
             refuse("threads", knobs.threads, "the work runs on the TPU, not on host threads")
         return [*found, *on_lazy_graphs(knobs)]
 
     def open(self, knobs: Knobs, world: World) -> Device:
-        """Open the first XLA device of this process."""
+        """Open the first XLA device of this process, or all of them for SPMD."""
+        if world.size != 1:
+            if os.environ.get("PJRT_DEVICE") != "TPU":
+                raise ValueError(f"a world of {world.size} on xla: the plan refuses this")
+            from bench.backends.xla_tpu import TpuDevice
+
+            return TpuDevice(knobs, world)
+        if knobs.engine == "spmd":
+            from bench.backends.xla_spmd import SpmdDevice
+
+            return SpmdDevice(knobs)
         from bench.backends.xla_device import XlaDevice
 
-        if world.size != 1:
-            raise ValueError(f"a world of {world.size} on xla: the plan refuses this")
         return XlaDevice(knobs)
 
     def first_cut(self, knobs: Knobs) -> int:
@@ -189,11 +201,37 @@ class XlaBackend(Backend):
         return Probe(backend=self.name, available=False, reason=reason, remedy=remedy)
 
 
-_WHY_ONE_PROCESS = {
-    True: "processes on PJRT CPU do not communicate: each sees a world of one, and an all-reduce "
-    "returns its input without an error",
-    False: "no exchange of gradients between processes has been shown to be real on this device",
-}
+_APART = (
+    "processes on PJRT CPU do not communicate: each sees a world of one, and an all-reduce returns "
+    "its input without an error; engine=spmd has virtual devices of one process share a batch"
+)
+
+
+def _why_not_several(knobs: Knobs, probe: Probe, *, on_cpu: bool) -> str | None:
+    """Return what speaks against so many processes; null: nothing."""
+    if on_cpu:
+        return _APART
+    if knobs.local_processes == probe.device_count:
+        return None
+    return (
+        "torch_xla joins all chips of a machine, a process each, and here these are "
+        f"{probe.device_count}"
+    )
+
+
+def _spmd(knobs: Knobs, probe: Probe, *, on_cpu: bool) -> list[Refusal]:
+    """Return what does not go with a graph that is divided over devices."""
+    found: list[Refusal] = []
+    if not on_cpu and knobs.spmd.devices != probe.device_count:
+        found.append(
+            Refusal(
+                knob="spmd.devices",
+                value=knobs.spmd.devices,
+                reason="SPMD divides a graph over all devices that the process opens, and here "
+                f"these are {probe.device_count}",
+            )
+        )
+    return found
 
 
 _NO_FP16 = {

@@ -40,11 +40,12 @@ class XlaDevice(Device):
         self._graph_per_cut = knobs.compile != "openxla"
         self._feeds: list[HostFeed | ResidentFeed] = []
         self._kept: list[torch.Tensor] = []
-        self._token = torch.ones(1).to(self.torch_device)
+        self._token = self.sent(1.0)
         self._start = _read_counters()
         self._peak_before: int | None = None
         self._host_peak_is_reset = False
         self._on_cpu = xr.device_type() == "CPU"
+        self.own_memory = not self._on_cpu
         self._rapl = Rapl() if self._on_cpu else None
         # The loader's threads fill its queue when a window has ended.
         self._clocks = HostClocks(paced=False) if self._on_cpu else None
@@ -70,9 +71,19 @@ class XlaDevice(Device):
         if knobs.data.source == "device":
             feed = ResidentFeed(batches, knobs.loader, self._kept.clear)
         else:
-            feed = HostFeed(batches, self.torch_device, knobs.loader, self._kept.clear)
+            feed = HostFeed(
+                batches, self.torch_device, knobs.loader, self._kept.clear, self.input_sharding()
+            )
         self._feeds.append(feed)
         return feed
+
+    def sent(self, number: float) -> torch.Tensor:
+        """Return a number that was sent to the device, as a tensor of one."""
+        return torch.tensor([number]).to(self.torch_device)
+
+    def input_sharding(self) -> Any:
+        """Return how the device loader divides a batch over devices; null: there is one."""
+        return None
 
     def keep(self, output: torch.Tensor) -> torch.Tensor:
         """Hold a result until the next cut: what nobody holds by then is not in the graph."""
@@ -150,7 +161,7 @@ class XlaDevice(Device):
         Raises:
             Unsupported: float32 is not stored as the precision asks.
         """
-        returned = float(torch.tensor([_ROUNDED_BY_BF16]).to(self.torch_device).cpu())
+        returned = float(self.sent(_ROUNDED_BY_BF16).cpu()[0])
         as_bf16 = returned != _ROUNDED_BY_BF16
         if as_bf16 != (knobs.precision == "bf16-env"):
             found = "bfloat16" if as_bf16 else "float32"
@@ -187,7 +198,8 @@ class XlaDevice(Device):
         return {
             "device": str(self.torch_device),
             "pjrt": str(xr.device_type()),
-            "kind": str(xm.xla_device_kind(self.torch_device)),
+            # The one device that stands for all those of SPMD has none.
+            "kind": None if xr.is_spmd() else str(xm.xla_device_kind(self.torch_device)),
             "torch_xla": str(torch_xla.__version__),
             # The pool cannot be asked for its size; NPROC is all that it is made from.
             "threads": _thread_pool_size(),
@@ -213,6 +225,8 @@ def _thread_pool_size() -> int | None:
 
 
 def _memory_bytes(device: torch.device, name: str) -> int | None:
+    if xr.is_spmd():
+        return None  # torch_xla has no count for the one device that stands for all of them
     try:
         return int(xm.get_memory_info(device)[name])
     except RuntimeError as error:
@@ -223,11 +237,11 @@ def _memory_bytes(device: torch.device, name: str) -> int | None:
 
 def _read_counters() -> Counters:
     compile_time = met.metric_data("CompileTime")
-    executions = met.metric_data("ExecuteTime")
+    executions = [met.metric_data(name) for name in ("ExecuteTime", "ExecuteReplicatedTime")]
     return Counters(
         compiles=met.counter_value("UncachedCompile") or 0,
         compile_s=compile_time[1] / 1e9 if compile_time else 0.0,
-        executions=executions[0] if executions else 0,
+        executions=sum(found[0] for found in executions if found),
         fallbacks={
             name: int(met.counter_value(name))
             for name in met.counter_names()

@@ -26,6 +26,8 @@ class HostFeed:
         device: Where they go.
         loader: Queue sizes, threads, and the batches per graph.
         after_cut: Called after the graph was cut, before the batch is handed out.
+        sharding: Divides every tensor over several devices, as torch_xla's own `ShardingSpec`
+            does; null: they go to one.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class HostFeed:
         device: torch.device,
         loader: LoaderKnobs,
         after_cut: Callable[[], None],
+        sharding: Any = None,
     ) -> None:
         asked = {
             "loader_prefetch_size": loader.prefetch,
@@ -45,6 +48,7 @@ class HostFeed:
             self._source,
             [device],
             batches_per_execution=loader.batches_per_execution,
+            input_sharding=sharding,
             **{name: value for name, value in asked.items() if value is not None},
         )
         self._batches = self._loader.per_device_loader(device)

@@ -52,9 +52,20 @@ def timed_on_cpu(args: argparse.Namespace) -> Callable[[int], float]:
     """Return a function that runs so many steps and returns their seconds."""
     torch.set_num_threads(args.threads)
     model = timm.create_model(args.model, num_classes=args.classes, **args.model_kwargs)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    if args.engine == "plain":
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+        return timed_plainly(args, model, optimizer)
+    from handwritten_engines import ENGINES
+
+    return ENGINES[args.engine](args, model)
+
+
+def timed_plainly(
+    args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Callable[[int], float]:
+    """Return the loop over a model and an optimizer that are called as torch's own are."""
     criterion = torch.nn.CrossEntropyLoss()
-    model.train()
     loader = iter(batches(args))
 
     def run(steps: int) -> float:
@@ -113,6 +124,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source", choices=["random", "cached"], default="random")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--engine", choices=["plain", "ddp", "fsdp", "accelerate", "deepspeed"], default="plain"
+    )
     return parser.parse_args(words)
 
 

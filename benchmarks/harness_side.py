@@ -9,33 +9,36 @@ turn of the hand-written loop, which then runs in this process too.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import handwritten_loop
 
 from bench.backends import registry
-from bench.backends.base import World
 from bench.worker import session
 from bench.worker.events import Events
-from bench.worker.job import TURN_VARIABLE, Job
+from bench.worker.job import TURN_VARIABLE, Job, world_from_environment
 
 
 class TurnEvents(Events):
     """Events of which only the wait for a turn is heard, on standard output.
 
     Args:
-        guest: The hand-written loop: runs so many steps and returns their seconds. Null: it runs
-            in a process of its own.
+        rank: Of this process.
+        make_guest: Builds the hand-written loop, which runs so many steps and returns their
+            seconds; called at its first turn, since it may need the group that the launch forms.
+            Null: it runs in a process of its own.
     """
 
-    def __init__(self, guest: Callable[[int], float] | None) -> None:
-        super().__init__(rank=0)
-        self._guest = guest
+    def __init__(self, rank: int, make_guest: Callable[[], Callable[[int], float]] | None) -> None:
+        super().__init__(rank)
+        self._make_guest = make_guest
+        self._guest: Callable[[int], float] | None = None
         self._window_s: float | None = None
         hears, self._says = os.pipe()
         os.environ[TURN_VARIABLE] = str(hears)
@@ -55,9 +58,15 @@ class TurnEvents(Events):
         """Return when the next window may run; the rest of a launch is nobody's turn."""
         if before == "window":
             _say({"window_s": self._window_s})
-            while (line := sys.stdin.readline().strip()) and self._guest is not None:
+            while (line := sys.stdin.readline().strip()) and self._make_guest is not None:
+                if self._guest is None:
+                    self._guest = self._make_guest()
                 _say({"seconds": self._guest(int(line))})
         os.write(self._says, b".")
+
+
+def _guest(words: Sequence[str]) -> Callable[[int], float]:
+    return handwritten_loop.timed(handwritten_loop.arguments(words))
 
 
 def _say(message: dict[str, object]) -> None:
@@ -73,19 +82,15 @@ def main() -> None:
     )
     parser.add_argument("--guest", type=json.loads, help="command line of the loop beside it")
     args = parser.parse_args()
-    guest = (
-        None
-        if args.guest is None
-        else handwritten_loop.timed(handwritten_loop.arguments(args.guest))
-    )
     job = Job.model_validate_json(args.job.read_bytes())
     if args.least_periods is not None:
         backend = type(registry.get(job.backend))
         setattr(backend, "least_periods", lambda *_: args.least_periods)  # noqa: B010 - a method
-    launch = session.run(job, World(), TurnEvents(guest), 0.0)
-    if launch is None:
-        raise RuntimeError("a world of one has a rank 0, and it returns the launch")
-    _say({"launch": launch.model_dump(mode="json", by_alias=True)})
+    guest = None if args.guest is None else functools.partial(_guest, args.guest)
+    world = world_from_environment()
+    launch = session.run(job, world, TurnEvents(world.rank, guest), 0.0)
+    # Rank 0 returns the launch, and the others nothing.
+    _say({"launch": launch and launch.model_dump(mode="json", by_alias=True)})
     # Loader and runtime threads of some backends never end by themselves.
     os._exit(0)
 

@@ -38,13 +38,15 @@ def median_of(pairs: Sequence[Drawn]) -> Median:
     return median_interval([pair.ratio for pair in pairs])
 
 
-def until_decided(draw: Callable[[int], Drawn], most: int) -> Iterator[list[Drawn]]:
+def until_decided(
+    draw: Callable[[int], Drawn], most: int, lower: float = LOWER, upper: float = UPPER
+) -> Iterator[list[Drawn]]:
     """Draw pairs until there is a verdict, or `most` of them; yields all so far after each."""
     pairs: list[Drawn] = []
     for number in range(most):
         pairs.append(draw(number))
         yield pairs
-        if median_of(pairs).against(LOWER, UPPER) is not Verdict.UNDECIDED:
+        if median_of(pairs).against(lower, upper) is not Verdict.UNDECIDED:
             return
 
 
@@ -71,7 +73,7 @@ def main() -> int:
             )
 
         for pairs in until_decided(draw, args.pairs):
-            _say(_progress(pairs))
+            _say(progress(pairs))
         host = script("host_time.py", {}, threads=1)
     except SideFailed as failed:
         _say(str(failed))
@@ -81,7 +83,7 @@ def main() -> int:
         print(json.dumps(_document(args, pairs, host)))
     else:
         print(f"{args.backend}, {args.model}, {args.source} batches, {args.threads} thread(s)")
-        print(f"harness / hand-written: {_interval(median_of(pairs))}, {len(pairs)} pairs")
+        print(f"harness / hand-written: {interval(median_of(pairs))}, {len(pairs)} pairs")
         print(f"verdict: {verdict} {LOWER} to {UPPER}")
         for task in ("train", "infer"):
             print(f"host time of a {task} step (CPU): {_host_line(host[task])}")
@@ -133,18 +135,20 @@ def _document(args: argparse.Namespace, pairs: Sequence[Drawn], host: Any) -> di
     }
 
 
-def _progress(pairs: Sequence[Drawn]) -> str:
+def progress(pairs: Sequence[Drawn]) -> str:
+    """Return one line about the last pair, and the median with it."""
     last = pairs[-1]
     failed = ", ".join(last.harness.failed_checks)
     return (
         f"pair {len(pairs)}: harness {last.harness.samples_per_s:.4g}, hand-written "
         f"{last.handwritten:.4g} samples/s, ratio {last.ratio:.4f}; "
-        f"median so far {_interval(median_of(pairs))}"
+        f"median so far {interval(median_of(pairs))}"
         + (f"; audit failed: {failed}" if failed else "")
     )
 
 
-def _interval(median: Median) -> str:
+def interval(median: Median) -> str:
+    """Return a median and its interval in figures."""
     if median.low is None:
         return f"{median.estimate:.4f} (no interval yet)"
     return f"{median.estimate:.4f} [{median.low:.4f}, {median.high:.4f}]"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.backends.base import Probe
@@ -25,6 +26,7 @@ from bench.scenarios.schema import Case, Knobs, Measure
 
 TIMEOUT_S = 900.0
 """Of one process, compilation included."""
+_NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
 class SideFailed(Exception):  # noqa: N818 - a result that could not be had, with its reason
@@ -85,8 +87,10 @@ WORKLOADS = {
 """A step of `small-vit` takes about 3 ms on one core: there the harness's own time would show."""
 
 
-def knobs_of(workload: Workload, *, source: str, threads: int) -> Knobs:
-    """Return the knobs by which the harness runs the workload."""
+def knobs_of(
+    workload: Workload, *, source: str, threads: int, more: Mapping[str, object] = _NO_MORE
+) -> Knobs:
+    """Return the knobs by which the harness runs the workload, and more of them."""
     return Knobs.model_validate(
         {
             "model": workload.model,
@@ -96,6 +100,7 @@ def knobs_of(workload: Workload, *, source: str, threads: int) -> Knobs:
             "batch_size": workload.batch_size,
             "data": {"source": source},
             "threads": threads,
+            **more,
         }
     )
 

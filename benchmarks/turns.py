@@ -126,10 +126,10 @@ class Side:
 
 
 class Handwritten:
-    """The hand-written loop, in whichever process answers for it."""
+    """The hand-written loop, in whichever processes answer for its ranks."""
 
-    def __init__(self, side: Side) -> None:
-        self._side = side
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
         self.seconds = 0.0
         self.steps = 0
         self._step_s = 0.0
@@ -149,27 +149,33 @@ class Handwritten:
         self.steps += steps
 
     def _run(self, steps: int) -> float:
-        self._side.send(str(steps))
-        return float(self._side.answer()["seconds"])
+        return max(float(answer["seconds"]) for answer in _asked(self._sides, str(steps)))
 
 
 class Harness:
-    """A launch of the harness."""
+    """A launch of the harness; the first side is its rank 0."""
 
-    def __init__(self, side: Side) -> None:
-        self._side = side
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
         self.launch: Launch | None = None
 
     def warm_up(self) -> float:
         """Wait for it to come to its first window; returns a window's expected seconds."""
-        return float(self._side.answer()["window_s"])
+        first, *_ = [side.answer() for side in self._sides]
+        return float(first["window_s"])
 
     def turn(self) -> None:
         """Let it time its next windows."""
-        self._side.send("")
-        answer = self._side.answer()
+        answer = _asked(self._sides, "")[0]
         if "launch" in answer:
             self.launch = Launch.model_validate_json(json.dumps(answer["launch"]))
+
+
+def _asked(sides: Sequence[Side], line: str) -> list[Any]:
+    """Return what every rank answers; all are asked before one is listened to."""
+    for side in sides:
+        side.send(line)
+    return [side.answer() for side in sides]
 
 
 def draw(
@@ -182,6 +188,7 @@ def draw(
     seed: int,
     number: int,
     one_process: bool,
+    engine: Mapping[str, object] | None = None,
 ) -> Drawn:
     """Run one launch of either side, in turns.
 
@@ -193,14 +200,17 @@ def draw(
         seconds: Inside the windows of the launch, and about as much for the loop.
         seed: Of both.
         number: Of the draw; odd ones let the loop begin.
-        one_process: Run the loop inside the process of the launch.
+        one_process: Run the loop inside the process of the launch; of more ranks, always.
+        engine: Knobs that say who drives the step over how many ranks; null: one plain process.
 
     Raises:
         SideFailed: one of them gave no number.
     """
-    if threads == 1 and probe.backend == "cpu":
+    knobs = knobs_of(workload, source=source, threads=threads, more=engine or {})
+    if knobs.processes > 1 and not one_process:
+        raise ValueError("the ranks of the loop are guests of the launch's: one_process=True")
+    if threads == 1 and knobs.processes == 1 and probe.backend == "cpu":
         _stay_on_one_cpu(number)
-    knobs = knobs_of(workload, source=source, threads=threads)
     behind = registry.get(probe.backend).least_periods(knobs) > 1
     measure = Measure(
         launches=1,
@@ -223,31 +233,49 @@ def draw(
             "source": source,
             "threads": threads,
             "seed": seed,
+            "engine": knobs.engine,
         }
         launch: dict[str, object] = {"job": job}
         if behind:
             launch["least-periods"] = _PERIODS_BEHIND
         if one_process:
             launch["guest"] = json.dumps(options(loop))
+        environment = launching.environment_of(planned)
         with contextlib.ExitStack() as alive:
-            harness_side = alive.enter_context(
-                Side(command("harness_side.py", launch), launching.environment_of(planned))
-            )
-            ours = Harness(harness_side)
+            ranks = [
+                alive.enter_context(Side(command("harness_side.py", launch), environment | place))
+                for place in _places(knobs.processes)
+            ]
+            ours = Harness(ranks)
             window_s = ours.warm_up()
             theirs = Handwritten(
-                harness_side
+                ranks
                 if one_process
-                else alive.enter_context(
-                    Side(command("handwritten_loop.py", loop), script_environment(threads))
-                )
+                else [
+                    alive.enter_context(
+                        Side(command("handwritten_loop.py", loop), script_environment(threads))
+                    )
+                ]
             )
             theirs.warm_up()
-            return _in_turns(ours, theirs, window_s, number, workload.batch_size)
+            return _in_turns(ours, theirs, window_s, number, workload.batch_size * len(ranks))
+
+
+def _places(ranks: int) -> list[dict[str, str]]:
+    """Return the variables that tell each rank its place."""
+    return [
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+        }
+        for rank in range(ranks)
+    ]
 
 
 def _in_turns(
-    ours: Harness, theirs: Handwritten, window_s: float, number: int, batch_size: int
+    ours: Harness, theirs: Handwritten, window_s: float, number: int, global_batch: int
 ) -> Drawn:
     turn = number
     while ours.launch is None:
@@ -260,7 +288,7 @@ def _in_turns(
             theirs.turn(window_s)
             ours.turn()
         turn += 1
-    return Drawn(_value(ours.launch), theirs.steps * batch_size / theirs.seconds)
+    return Drawn(_value(ours.launch), theirs.steps * global_batch / theirs.seconds)
 
 
 def _stay_on_one_cpu(number: int) -> None:
@@ -284,6 +312,7 @@ def _job(planned: Planned, seed: int, folder: str) -> Job:
         cache="none",
         folder=folder,
         in_turns=True,
+        cpus_of_ranks=launching.cpus_of_ranks(planned),
     )
 
 

@@ -24,6 +24,10 @@ LEAST_SHARE = 0.5
 """Share of the reference's fall below which a case does not learn."""
 FIRST_LOSS_FACTOR = 1.5
 """A first loss further than this from ln(classes), above or below, is worth a word."""
+GRADIENT_FACTOR = 1.5
+"""A first gradient whose norm is further than this from the reference's is worth a word.
+
+Two ranks that add their gradients up, where they should take the mean, have twice the norm."""
 
 
 class HealthRun(Strict):
@@ -68,7 +72,9 @@ def judge(
     4. True.
 
     `reason` tells what made it False or null, and whether the first loss lies further than a
-    factor `FIRST_LOSS_FACTOR` from ln(classes).
+    factor `FIRST_LOSS_FACTOR` from ln(classes), or the norm of the first gradient further than
+    `GRADIENT_FACTOR` from the reference's: an update rule that divides by the size of gradients, as
+    AdamW does, learns as well from larger ones.
 
     Args:
         own: The case's.
@@ -82,7 +88,7 @@ def judge(
     if not faults and not doubts and share is not None and share < LEAST_SHARE:
         faults.append(_too_slow(own, reference, share))
     learns = False if faults else None if doubts else True
-    reasons = [*(faults or doubts), *_first_loss(first, classes)]
+    reasons = [*(faults or doubts), *_first_loss(first, classes), *_first_gradient(own, reference)]
     reference_last = reference.losses[-1] if reference else None
     return Health(
         steps=own.steps,
@@ -170,6 +176,18 @@ def _first_loss(first: float | None, classes: int) -> list[str]:
     return [
         f"the first loss is {first:.4g}, where a model that knows nothing has ln({classes}) = "
         f"{expected:.4g}"
+    ]
+
+
+def _first_gradient(own: HealthRun, reference: HealthRun | None) -> list[str]:
+    norm, expected = own.gradient_norm, None if reference is None else reference.gradient_norm
+    if not norm or not expected:
+        return []
+    if expected / GRADIENT_FACTOR <= norm <= expected * GRADIENT_FACTOR:
+        return []
+    return [
+        f"the norm of the first gradient is {norm:.4g}, and {expected:.4g} in fp32: something "
+        "scales or clips gradients"
     ]
 
 

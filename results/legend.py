@@ -28,7 +28,13 @@ def legend(rows: Sequence[Row], shown: Collection[str]) -> Iterator[str]:
             "speed-up: over the first row of the same session and backend, from launches paired "
             "within rounds"
         )
-    if "speed-up" in shown and any(row.speedup_noisy for row in numbers):
+    yield from _of_several(rows, shown)
+    noisy = (
+        ("speed-up", any(row.speedup_noisy for row in numbers)),
+        ("scaling", any(row.scaling_noisy for row in numbers)),
+        ("offload", any(row.offload_noisy for row in numbers)),
+    )
+    if any(marked and head in shown for head, marked in noisy):
         yield "~: a ratio of which one side is noisy"
     if "loss gap" in shown:
         yield "loss gap: loss after some steps on one batch, less that of fp32; nats"
@@ -40,6 +46,23 @@ def legend(rows: Sequence[Row], shown: Collection[str]) -> Iterator[str]:
         yield "cost/M: of a million samples, by the price file"
     if any(row.verdict == "claimed" for row in rows):
         yield "claimed: published by others, not measured here, and never compared by ratio"
+
+
+def _of_several(rows: Sequence[Row], shown: Collection[str]) -> Iterator[str]:
+    """Yield what the figures of several devices mean, and of what is kept elsewhere."""
+    if "ranks" in shown and any(row.devices not in (None, row.processes) for row in rows):
+        yield "ranks: processes, and of how many devices each"
+    if "scaling" in shown:
+        yield (
+            "scaling: throughput / (devices x that of one device), paired as a speed-up; a host's "
+            "devices are its threads"
+        )
+        yield "weak: against the same batch per device; strong: against the same global batch"
+    if "offload" in shown:
+        yield (
+            "offload: speed over the same case without offloading, paired as a speed-up, and how "
+            "much less memory the device needs"
+        )
 
 
 def warnings(rows: Sequence[Row]) -> Iterator[str]:

@@ -308,8 +308,8 @@ def _facts(record: Record) -> Iterator[tuple[str, JsonValue]]:
     yield "backend", record.backend
     yield "device", None if record.device is None else record.device.model
     asked = record.requested
-    for identity in (Identity.TREATMENT, Identity.PROTOCOL):
-        yield from fields_of(asked.knobs, identity).items()
+    yield from (fields_of(asked.knobs, Identity.TREATMENT) | record.contents).items()
+    yield from fields_of(asked.knobs, Identity.PROTOCOL).items()
     for name, value in fields_of(asked.measure, Identity.PROTOCOL).items():
         yield f"measure.{name}", value
     yield "in turns", any(launch.in_turns for launch in record.launches)

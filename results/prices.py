@@ -73,16 +73,16 @@ class Price(Strict):
             f"({self.date}, {self.source})"
         )
 
-    def cost_per_million(self, samples_per_s: float, processes: int) -> float:
-        """Return what a million samples cost at a throughput of all processes, in `currency`."""
-        share = 1.0 if self.devices is None else processes / self.devices
+    def cost_per_million(self, samples_per_s: float, devices: int) -> float:
+        """Return what a million samples cost at a throughput of so many devices, in `currency`."""
+        share = 1.0 if self.devices is None else devices / self.devices
         return share * self.price_per_hour / _SECONDS_PER_HOUR / samples_per_s * _MILLION
 
-    def applies(self, *, device: str, backend: str, processes: int) -> bool:
+    def applies(self, *, device: str, backend: str, devices: int) -> bool:
         """Return whether a run pays this price."""
         return (
             self.backend in (None, backend)
-            and (self.devices is None or processes <= self.devices)
+            and (self.devices is None or devices <= self.devices)
             and _matches(self.device, device)
         )
 
@@ -119,13 +119,13 @@ class Prices:
     place: str
     prices: Sequence[Price]
 
-    def of(self, *, device: str, backend: str, processes: int) -> Price | None:
+    def of(self, *, device: str, backend: str, devices: int) -> Price | None:
         """Return the price that a run pays; null: none in the file is for its device.
 
         Args:
             device: Device model, as the record writes it.
             backend: Of the run.
-            processes: Of the run, one device each.
+            devices: Of all its processes.
 
         Raises:
             ScenarioError: more than one is, so the cost would be anyone's choice.
@@ -133,14 +133,14 @@ class Prices:
         found = [
             (number, price)
             for number, price in enumerate(self.prices)
-            if price.applies(device=device, backend=backend, processes=processes)
+            if price.applies(device=device, backend=backend, devices=devices)
         ]
         if len(found) > 1:
             entries = " and ".join(f"prices[{number}] ({p.instance})" for number, p in found)
-            ranks = "1 process" if processes == 1 else f"{processes} processes"
+            several = "1 device" if devices == 1 else f"{devices} devices"
             raise ScenarioError(
                 f"{self.place}: {entries}",
-                f"each gives a price for {device!r} on {backend} with {ranks}",
+                f"each gives a price for {device!r} on {backend} with {several}",
                 "keep one of them, or tell them apart by device or backend",
             )
         return found[0][1] if found else None
@@ -174,13 +174,11 @@ def cost_of(record: Record, prices: Prices) -> Cost | None:
     """
     if record.statistics is None or record.device is None:
         return None
-    price = prices.of(
-        device=record.device.model, backend=record.backend, processes=record.processes
-    )
+    price = prices.of(device=record.device.model, backend=record.backend, devices=record.devices)
     if price is None:
         return None
     return Cost(
-        per_million=price.cost_per_million(record.statistics.samples_per_s, record.processes),
+        per_million=price.cost_per_million(record.statistics.samples_per_s, record.devices),
         currency=price.currency,
         source=price.citation,
     )

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from bench.scenarios.schema import Case, Strict
 
 RECORD_SCHEMA_VERSION: Final = 1
-MEASUREMENT_VERSION = 4
+MEASUREMENT_VERSION = 5
 """Raised whenever the method of measuring changes, so that old numbers are not taken for new."""
 
 _DERIVED_SINCE = 2
@@ -223,6 +223,9 @@ class Inspection(Strict):
     gradient_kept: float | None = None
     """Norm of the gradients that the optimizer was given / norm that the backward pass left, both
     of gradients that were made large for it."""
+    gradient_heard: float | None = None
+    """Least norm of the gradients that any rank's optimizer was given while one alone had a loss:
+    0 where they are not exchanged. Null: one process."""
     skipped: list[str] = []
     """What could not be looked at, and why."""
 
@@ -296,10 +299,42 @@ class Diagnostics(Strict):
     naive_step_ms_median: float | None = None
     """Median of those per-step times. Unit: milliseconds."""
     latency: Latency | None = None
+    communication_share: float | None = None
+    """Time that what the ranks exchange adds to a step / time of the step, each on the slowest
+    rank: what is hidden behind computing is no part of it. The same steps without the exchange
+    took turns with those; below 0 it is their scatter. Null: one rank, or see `skipped`."""
+    communication_shares: list[float] = []
+    """Of each pair of blocks; the share is their median."""
+    alone_s: list[float] = []
+    """By rank: what its own block of steps without the exchange took. Unit: seconds."""
     device_steps: DeviceSteps | None = None
     """Of rank 0; null: the device keeps no time of its own, see `skipped` where it does."""
     skipped: list[str] = []
     """What of the pass does not apply or did not fit, and why."""
+
+
+class Straggler(Strict):
+    """The rank that takes longest for its own work."""
+
+    rank: int
+    share: float
+    """Its time / the mean of all ranks - 1."""
+    source: Literal["steps without exchange", "windows"]
+    """`windows`: collectives make ranks wait for each other there, so that it shows little."""
+
+
+class RankPlace(Strict):
+    """Where one rank of a launch ran, read back in its process."""
+
+    node: int
+    """Number of its machine among those of the launch, from 0."""
+    local_rank: int
+    cpus: list[int]
+    """Numbers of the CPUs that it could run on."""
+    omp_num_threads: str | None = None
+    """The variable of that name; null: it was not set."""
+    shown: dict[str, str] = {}
+    """Variables that show a process some of the machine's devices alone."""
 
 
 class Launch(Strict):
@@ -316,6 +351,8 @@ class Launch(Strict):
     (`bench ab`)."""
     cpus: list[int] | None = None
     """It was kept on these, like the other side; null: it could use all that were visible."""
+    ranks: list[RankPlace] = []
+    """By rank; empty: an older record."""
     started: UtcTime
     """ISO 8601, in UTC."""
     phases: Phases
@@ -325,6 +362,8 @@ class Launch(Strict):
     """Over all ranks."""
     window_s: list[list[float]]
     """Fence to fence, per rank, then per window. Unit: seconds."""
+    straggler: Straggler | None = None
+    """Null: one rank, or an older record."""
     voided_windows: int = 0
     """Windows dropped because a graph was compiled inside."""
     dropped_windows: int = 0
@@ -466,6 +505,9 @@ class Record(Strict):
     """Of a comparison (`bench ab`), whose protocol is its own; null: a run for its own sake."""
     keys: Keys
     requested: Case
+    contents: dict[str, str] = {}
+    """Digests of what the user's files say, by the knob that names each, and a named drive: in the
+    keys they stand in place of the paths."""
     backend: str
     device: Device | None = None
     flavour: str | None = None
@@ -489,6 +531,11 @@ class Record(Strict):
     verdict_reason: str | None = None
     health: Health | None = None
     """Null: inference, not asked for, or no number."""
+
+    @property
+    def devices(self) -> int:
+        """The devices of all processes, over which the throughput is counted."""
+        return self.requested.knobs.devices
 
     @model_validator(mode="after")
     def _a_number_only_with_an_ok(self) -> Record:

@@ -5,6 +5,8 @@ This module knows no record and no arithmetic. Units stand in the name of a figu
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import JsonValue
 
 from bench.scenarios.schema import Strict
@@ -22,6 +24,11 @@ class Row(Strict):
     simulated: bool = False
     """The device was pretended by a test bed: no figure is that of such a device."""
     processes: int
+    devices: int | None = None
+    """Of all processes; null for a published claim, whose source need not tell."""
+    global_batch: int | None = None
+    """Samples of all devices in a step: batch_size x gradient_accumulation x devices. Null for a
+    claim."""
     outcome: str | None = None
     """Null for a published claim: nothing ran."""
     reason: str | None = None
@@ -44,6 +51,38 @@ class Row(Strict):
     """One of the two rows behind the ratio is noisy."""
     speedup_reason: str | None = None
     """Why a row with a number has no speed-up."""
+    scaling: float | None = None
+    """Throughput / (devices x throughput of the row on one device) of the same session, backend
+    and series; null for one device. On a host's processors devices are compute threads."""
+    scaling_low: float | None = None
+    scaling_high: float | None = None
+    scaling_noisy: bool = False
+    """One of the two rows behind it is noisy."""
+    scaling_series: Literal["weak", "strong"] | None = None
+    """`weak`: the row on one device has the same batch per device. `strong`: the same global batch.
+    """
+    scaling_against: str | None = None
+    """The case on one device."""
+    scaling_reason: str | None = None
+    """Why a row with a number on several devices has no efficiency."""
+    offloads: str | None = None
+    """What is kept outside of the device's memory, and where; null: nothing is."""
+    own_memory: bool | None = None
+    """Whether the device has a memory of its own; else it is the host's, where offloading saves
+    nothing. Null: an older record, or none that ran."""
+    offload_ratio: float | None = None
+    """Throughput / that of the same case without offloading, of the same session and backend."""
+    offload_ratio_low: float | None = None
+    offload_ratio_high: float | None = None
+    offload_noisy: bool = False
+    """One of the two rows behind it is noisy."""
+    offload_saved_bytes: int | None = None
+    """Peak memory of the case without - that of this one; null: not known, or the device's memory
+    is the host's, where nothing can be saved."""
+    offload_against: str | None = None
+    """The case without."""
+    offload_reason: str | None = None
+    """Why a row with a number that offloads has no ratio."""
     step_ms: float | None = None
     launches: int | None = None
     peak_memory_bytes: int | None = None
@@ -55,6 +94,13 @@ class Row(Strict):
     compile_warm_s: float | None = None
     """Mean of the later launches that found the run's compile cache filled."""
     loader_wait_share: float | None = None
+    communication_share: float | None = None
+    """Time that the exchange between ranks adds to a step / time of the step."""
+    straggler_share: float | None = None
+    """How much longer than the mean the slowest rank takes for its own work, of the launch where
+    that is the most."""
+    straggler_source: str | None = None
+    """From what it is known: windows, in which ranks wait for each other, show little of it."""
     learns: bool | None = None
     """Whether the training still trains; null: not looked at, or it cannot be told."""
     loss_gap: float | None = None

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.results.checks import failed, told
 from bench.results.naive import naive_reading
+from bench.results.offloading import offloading_of, peak_memory
 from bench.results.prices import Prices, cost_of
 from bench.results.record import (
     CheckResult,
+    Diagnostics,
     Launch,
     Publication,
     Source,
+    Straggler,
     Verdict,
     Weight,
     moment,
 )
 from bench.results.row import Row
-from bench.results.speedup import References, speedup_of
+from bench.results.scaling import global_batch, scaling_of
+from bench.results.speedup import References, Siblings, speedup_of
 from bench.results.store import Stored, printable
 from bench.results.usage import energy_per_sample, flops_per_sample, model_flops_utilisation
 from bench.scenarios.identity import tagged_fields
@@ -46,15 +50,23 @@ def rows_of(stored: Iterable[Stored], prices: Prices | None = None) -> list[Row]
     """
     newest: dict[tuple[str, str, str], _Dated] = {}
     firsts: dict[tuple[str, str, str], _Dated] = {}
+    beside_each: dict[tuple[str, str, str], dict[tuple[str, str, str], _Dated]] = {}
     for item in stored:
         dated, record = _Dated(moment(item.record.created), item), item.record
         asked = record.requested
-        _keep_newer(newest, (record.keys.series, asked.scenario, asked.case), dated)
+        row = (record.keys.series, asked.scenario, asked.case)
+        place = (record.session, record.backend, asked.scenario)
+        _keep_newer(newest, row, dated)
+        _keep_newer(beside_each.setdefault(place, {}), row, dated)
         if record.position == 0:
-            _keep_newer(firsts, (record.session, record.backend, asked.scenario), dated)
+            _keep_newer(firsts, place, dated)
     shown = _without_outdated_absences(list(newest.values()))
     references = {key: dated.stored.record for key, dated in firsts.items()}
-    return [_row(dated.stored, references, prices) for dated in _in_order(shown)]
+    siblings = {
+        place: sorted((d.stored.record for d in rows.values()), key=lambda r: (r.position, r.id))
+        for place, rows in beside_each.items()
+    }
+    return [_row(dated.stored, references, siblings, prices) for dated in _in_order(shown)]
 
 
 def rows_of_claims(publications: Iterable[Publication]) -> list[Row]:
@@ -145,9 +157,12 @@ def _in_order(dated: Sequence[_Dated]) -> list[_Dated]:
     return sorted(dated, key=place)
 
 
-def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
+def _row(stored: Stored, references: References, siblings: Siblings, prices: Prices | None) -> Row:
     record, statistics = stored.record, stored.record.statistics
+    knobs = record.requested.knobs
     speedup = speedup_of(record, references)
+    scaling = scaling_of(record, siblings)
+    offloading = offloading_of(record, siblings)
     cold, warm = _compile_s(record.launches)
     health = record.health
     mfu = model_flops_utilisation(record)
@@ -156,6 +171,7 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
     energy = energy_per_sample(launches)
     cost = None if prices is None else cost_of(record, prices)
     naive = naive_reading(launches)
+    straggler = _worst_straggler(launches)
     return Row(
         scenario=record.requested.scenario,
         case=record.requested.case,
@@ -164,6 +180,8 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         flavour=record.flavour or (record.device.flavour if record.device else None),
         simulated=record.simulated,
         processes=record.processes,
+        devices=record.devices,
+        global_batch=global_batch(knobs),
         outcome=record.outcome.value,
         reason=record.reason,
         verdict=record.verdict.value if record.verdict else None,
@@ -178,14 +196,33 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         speedup_high=speedup.high,
         speedup_noisy=speedup.noisy,
         speedup_reason=speedup.reason,
+        scaling=scaling.ratio.value,
+        scaling_low=scaling.ratio.low,
+        scaling_high=scaling.ratio.high,
+        scaling_noisy=scaling.ratio.noisy,
+        scaling_series=scaling.series,
+        scaling_against=scaling.against,
+        scaling_reason=scaling.ratio.reason,
+        offloads=knobs.offloads,
+        own_memory=_own_memory(record.launches),
+        offload_ratio=offloading.ratio.value,
+        offload_ratio_low=offloading.ratio.low,
+        offload_ratio_high=offloading.ratio.high,
+        offload_noisy=offloading.ratio.noisy,
+        offload_saved_bytes=offloading.saved_bytes,
+        offload_against=offloading.against,
+        offload_reason=offloading.ratio.reason,
         step_ms=statistics.step_ms if statistics else None,
         launches=len(record.launches),
-        peak_memory_bytes=_largest(launch.peak_memory_bytes for launch in record.launches),
+        peak_memory_bytes=peak_memory(record),
         host_peak_rss_bytes=_largest(launch.host_peak_rss_bytes for launch in record.launches),
         compile_s=cold,
         compile_cold_s=cold,
         compile_warm_s=warm,
-        loader_wait_share=_loader_wait_share(record.launches),
+        loader_wait_share=_diagnosed(record.launches, lambda found: found.loader_wait_share),
+        communication_share=_diagnosed(launches, lambda found: found.communication_share),
+        straggler_share=straggler.share if straggler else None,
+        straggler_source=straggler.source if straggler else None,
         learns=health.learns if health else None,
         loss_gap=health.loss_gap if health else None,
         learned_share=health.learned_share if health else None,
@@ -200,7 +237,7 @@ def _row(stored: Stored, references: References, prices: Prices | None) -> Row:
         cost_source=cost.source if cost else None,
         naive_samples_per_s=naive.samples_per_s if naive else None,
         naive_ratio=naive.ratio if naive else None,
-        settings=_settings(record.requested.knobs),
+        settings=_settings(record.requested.knobs, record.contents),
         remark=record.requested.remark,
         verdict_reason=record.verdict_reason,
         remedy=record.remedy,
@@ -239,19 +276,35 @@ def _compile_s(launches: Sequence[Launch]) -> tuple[float | None, float | None]:
     return cold, math.fsum(warm) / len(warm) if warm else None
 
 
-def _loader_wait_share(launches: Sequence[Launch]) -> float | None:
-    shares = (one.diagnostics.loader_wait_share for one in launches if one.diagnostics)
-    return next((share for share in shares if share is not None), None)
+def _diagnosed(
+    launches: Sequence[Launch], figure: Callable[[Diagnostics], float | None]
+) -> float | None:
+    """Return a figure of the first launch whose diagnostics have it."""
+    found = (figure(one.diagnostics) for one in launches if one.diagnostics)
+    return next((value for value in found if value is not None), None)
+
+
+def _own_memory(launches: Sequence[Launch]) -> bool | None:
+    found = (one.actual.get("own_memory") for one in launches)
+    return next((told for told in found if isinstance(told, bool)), None)
+
+
+def _worst_straggler(launches: Sequence[Launch]) -> Straggler | None:
+    """Return the one whose share is largest, of those that show most."""
+    found = [one.straggler for one in launches if one.straggler is not None]
+    telling = [one for one in found if one.source != "windows"] or found
+    return max(telling, key=lambda one: one.share, default=None)
 
 
 def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _settings(knobs: Knobs) -> str:
+def _settings(knobs: Knobs, contents: Mapping[str, str]) -> str:
+    """Return the knobs that were set; beside a file's name stands the digest of what it says."""
     defaults = {name: value for name, _, value in tagged_fields(_DEFAULTS[knobs.task])}
     return ", ".join(
-        f"{name}={value}"
+        f"{name}={value}" + (f" ({contents[name]})" if name in contents else "")
         for name, tag, value in tagged_fields(knobs)
         if tag is not Identity.PROTOCOL and value != defaults[name]
     )

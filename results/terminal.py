@@ -7,6 +7,7 @@ markup. This module knows how the table looks, and decides nothing about what it
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,20 +22,22 @@ from rich.text import Text
 
 from bench.results import query
 from bench.results.legend import legend, warnings
+from bench.results.notes import notes_of
 from bench.results.record import moment
 from bench.results.row import Row
 from bench.results.table import Table
 from bench.results.wording import (
-    citations,
     compiling,
     cost,
     energy,
     loader_wait,
     loss_gap,
     memory,
+    offload,
     one_line,
     plain,
-    remarks,
+    ranks,
+    scaling,
     speedup,
     standing,
     step,
@@ -69,12 +72,18 @@ class _Column:
     """What to show, in lines, where one line would cost another column its place."""
 
 
+def _offload_in_lines(row: Row) -> str:
+    return re.sub(", (?=saves|needs)", "\n", offload(row))
+
+
 _COLUMNS = (
     _Column("case", lambda row: row.case, 0, "left", folds=True),
     _Column("backend", lambda row: row.backend, 3, "left"),
-    _Column("ranks", lambda row: str(row.processes), 7),
+    _Column("ranks", ranks, 7),
     _Column("samples/s", throughput, 1, "left", narrow=lambda row: plain(row.samples_per_s)),
     _Column("speed-up", speedup, 4, "left"),
+    _Column("scaling", scaling, 4, "left"),
+    _Column("offload", offload, 3, "left", stacked=_offload_in_lines),
     _Column("loss gap", loss_gap, 6),
     _Column("step ms", step, 8),
     _Column("compile s", compiling, 9),
@@ -85,6 +94,7 @@ _COLUMNS = (
     _Column("cost/M", cost, 5),
     _Column("verdict", standing, 2, "left", stacked=lambda row: standing(row).replace(", ", ",\n")),
 )
+_NEEDED = 3
 _LAST_TO_GO = 2
 _GAP = 3
 _NARROWEST = 8
@@ -144,7 +154,7 @@ def _print_scenario(
     notes.add_column(overflow="fold", max_width=max(12, console.width // 3))
     notes.add_column(overflow="fold", ratio=1)
     shown = [column.head for column in columns]
-    for head, text in _notes(rows, shown):
+    for head, text in notes_of(rows, shown):
         notes.add_row(Text(head, style="dim"), Text(text))
     if notes.row_count:
         console.print(Padding(notes, (0, 0, 0, 2)))
@@ -198,10 +208,13 @@ def _cell(column: _Column, row: Row) -> Text:
 
 
 def _candidates(rows: Sequence[Row]) -> Iterator[_Column]:
+    # What offloading costs is told beside what it saves, and an efficiency beside the ranks.
+    needed = {"memory"} if any(row.offloads for row in rows) else set()
+    needed |= {"ranks"} if any(row.scaling is not None for row in rows) else set()
     for column in _COLUMNS:
         same_everywhere = len({column.text(row) for row in rows}) == 1
         if not (column.head in ("backend", "ranks") and same_everywhere):
-            yield column
+            yield replace(column, keep=_NEEDED) if column.head in needed else column
         if column.head == "case":
             differing = _differing_knobs(rows)
             if differing:
@@ -231,9 +244,13 @@ def _differing_knobs(rows: Sequence[Row]) -> list[str]:
 def _places(rows: Sequence[Row]) -> list[str]:
     times: dict[tuple[str, bool], list[dt.datetime]] = {}
     for row in rows:
-        ranks = f"{row.processes} process{'es' if row.processes > 1 else ''}"
+        processes = f"{row.processes} process{'es' if row.processes > 1 else ''}"
+        if row.devices not in (None, row.processes):
+            processes += f" on {row.devices} devices"
+        if (nodes := row.knobs.get("nodes", 1)) != 1:
+            processes += f" on {nodes} nodes"
         device = one_line(row.device) if row.device else "no device"
-        place = f"{row.backend}: {device}, {ranks}", row.created is None
+        place = f"{row.backend}: {device}, {processes}", row.created is None
         times.setdefault(place, []).extend([moment(row.created)] if row.created else [])
     lines = [
         f"{place}, {'published' if published else _span(min(when), max(when))}"
@@ -248,30 +265,6 @@ def _span(first: dt.datetime, last: dt.datetime) -> str:
     if begin == end:
         return f"{begin} UTC"
     return f"{begin} to {end[11:] if first.date() == last.date() else end} UTC"
-
-
-def _notes(rows: Sequence[Row], shown: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield what has to be said beside the numbers, the same words once for all their rows."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        words = "; ".join(remarks(row))
-        if words:
-            said.setdefault((standing(row), words), []).append(row.case)
-    for (what, words), cases in said.items():
-        yield f"{_names(cases)} ({what})", words
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row.speedup_reason and not row.source:
-            reasons.setdefault(row.speedup_reason, []).append(row.case)
-    for reason, cases in reasons.items():
-        yield "no speed-up", one_line(f"{_names(cases)}: {reason}")
-    yield from ((name, source) for name, source in citations(rows) if name in shown)
-    for source in dict.fromkeys(row.source for row in rows if row.source):
-        yield "claimed by", one_line(source)
-
-
-def _names(cases: Sequence[str]) -> str:
-    return one_line(", ".join(dict.fromkeys(cases)))
 
 
 def _print_lines(console: Console, lines: Iterable[str], style: str) -> None:

@@ -46,7 +46,7 @@ def model_flops_utilisation(record: Record) -> Figure:
     peak = _peak(record.launches)
     if isinstance(peak, str):
         return Figure(reason=peak)
-    achieved = record.statistics.samples_per_s * flops / record.processes
+    achieved = record.statistics.samples_per_s * flops / record.devices
     return Figure(achieved / peak.flops_per_s, source=cited(peak))
 
 

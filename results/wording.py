@@ -96,14 +96,46 @@ def speedup(row: Row) -> str:
     return mark + ratio(row.speedup, row.speedup_low, row.speedup_high)
 
 
-def ratio(estimate: float, low: float | None, high: float | None) -> str:
+def scaling(row: Row) -> str:
+    """Return the series and the efficiency of a row on several devices; `~` marks a noisy one."""
+    if row.scaling is None:
+        return ""
+    mark = "~" if row.scaling_noisy else ""
+    found = ratio(row.scaling, row.scaling_low, row.scaling_high, unit="")
+    return f"{row.scaling_series} {mark}{found}"
+
+
+def offload(row: Row) -> str:
+    """Return speed over that of the same without offloading, and what is saved on the device.
+
+    `~` marks a ratio of which one side is noisy.
+    """
+    if row.offload_ratio is None:
+        return ""
+    mark = "~" if row.offload_noisy else ""
+    found = mark + ratio(row.offload_ratio, row.offload_ratio_low, row.offload_ratio_high)
+    told = _saved(row)
+    return f"{found}, {told}" if told else found
+
+
+def _saved(row: Row) -> str:
+    if row.own_memory is False:
+        return "saves nothing"
+    if row.offload_saved_bytes is None:
+        return ""
+    more = row.offload_saved_bytes < 0
+    return f"{'needs' if more else 'saves'} {binary(abs(row.offload_saved_bytes))}" + more * " more"
+
+
+def ratio(estimate: float, low: float | None, high: float | None, unit: str = "x") -> str:
     """Return `0.951x [0.940, 0.962]`, or the ratio alone where there is no interval."""
     if low is None or high is None:
-        return f"{estimate:.2f}x"
+        return f"{estimate:.2f}{unit}"
     if is_wide(low, high):
-        return f"{estimate:.2f}x [{rough(low)}, {rough(high)}]"
+        return f"{estimate:.2f}{unit} [{rough(low)}, {rough(high)}]"
     decimals = 2 if high - low > 0.04 else 3  # noqa: PLR2004
-    return "{}x [{}, {}]".format(*(f"{v:.{decimals}f}" for v in (estimate, low, high)))
+    first, *bounds = (f"{v:.{decimals}f}" for v in (estimate, low, high))
+    return f"{first}{unit} [{', '.join(bounds)}]"
 
 
 def compiling(row: Row) -> str:
@@ -120,6 +152,13 @@ def binary(count: int) -> str:
     """Return a count of bytes in binary units."""
     gib = count / 2**30
     return f"{gib:.2f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
+
+
+def ranks(row: Row) -> str:
+    """Return the number of processes, and where these have several devices, of how many each."""
+    if row.devices in (None, row.processes):
+        return str(row.processes)
+    return f"{row.processes} of {(row.devices or 0) // row.processes}"
 
 
 def step(row: Row) -> str:

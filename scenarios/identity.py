@@ -18,6 +18,9 @@ from pydantic import BaseModel
 from bench.scenarios.schema import Identity, Knobs, Measure
 
 _DIGITS = 16
+_AS_BEFORE = {"nodes": 1}
+"""Knobs that came later with a default that is not null, and the value that every case had before:
+in no key, so that they cut no series. Never changed, whatever becomes of the default."""
 
 
 def tagged_fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Identity, Any]]:
@@ -34,7 +37,11 @@ def tagged_fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Ide
 
 def _keyed(model: BaseModel, identity: Identity) -> dict[str, Any]:
     """Return what a key is made of: without nulls, so that a new knob cuts no series."""
-    return {k: value for k, value in fields_of(model, identity).items() if value is not None}
+    return {
+        name: value
+        for name, value in fields_of(model, identity).items()
+        if value is not None and value != _AS_BEFORE.get(name)
+    }
 
 
 def fields_of(model: BaseModel, identity: Identity) -> dict[str, Any]:
@@ -53,12 +60,27 @@ def work_difference(left: Knobs, right: Knobs) -> list[str]:
     return [k for k, value in fields_of(left, Identity.WORK).items() if value != other[k]]
 
 
-def series_key(knobs: Knobs, *, backend: str, device_model: str, world: int) -> str:
-    """Return the key of one line in the history. `world` is the number of ranks."""
+def series_key(
+    knobs: Knobs,
+    *,
+    backend: str,
+    device_model: str,
+    world: int,
+    contents: Mapping[str, str] | None = None,
+) -> str:
+    """Return the key of one line in the history.
+
+    Args:
+        knobs: Of the case.
+        backend: Its name.
+        device_model: What the probe called the device.
+        world: The number of ranks.
+        contents: Digests of files that knobs name, by knob: they stand in place of the paths.
+    """
     return _digest(
         {
             "work": _keyed(knobs, Identity.WORK),
-            "treatment": _keyed(knobs, Identity.TREATMENT),
+            "treatment": _keyed(knobs, Identity.TREATMENT) | dict(contents or {}),
             "backend": backend,
             "device_model": device_model,
             "world": world,

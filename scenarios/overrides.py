@@ -43,6 +43,10 @@ _REFILLABLE = (
     "compile_mode",
     "data.pool",
     "data.images",
+    "fsdp.offload",
+    "zero.stage",
+    "zero.offload_optimizer",
+    "zero.offload_param",
 )
 """Knobs whose default the model works out from others."""
 _PLAIN_KEYS = ("name", "description")

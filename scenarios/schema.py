@@ -31,6 +31,8 @@ SMALLEST_PILOT = 3
 """Launches that Stein's first stage needs for a variance worth the name."""
 FLOAT8 = ("fp8-tensorwise", "fp8-rowwise")
 """Precisions whose linear layers multiply in float8."""
+AUTOCAST = {"amp-bf16": "bfloat16", "amp-fp16": "float16"} | dict.fromkeys(FLOAT8, "bfloat16")
+"""Precisions whose forward pass runs under autocast, by the type of torch that it casts to."""
 
 
 class Identity(enum.Enum):
@@ -69,6 +71,21 @@ def _fill(model: BaseModel, **defaults: Any) -> None:
         if getattr(model, name) is None:
             model.__dict__[name] = value
             model.__pydantic_fields_set__.discard(name)
+
+
+_NVME_STAGE = 3
+"""Where DeepSpeed keeps anything in files; below, it takes the setting and uses memory."""
+_ENGINE_GROUPS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "fsdp": (("fsdp",), {"offload": "none"}),
+    "accelerate": (("accelerate",), {}),
+    "spmd": (("spmd",), {"devices": 2}),
+    "zero": (
+        ("deepspeed",),
+        {"stage": 2, "offload_optimizer": "none", "offload_param": "none"},
+    ),
+}
+"""Groups of knobs that only some engines have: which, and what null means there."""
+ENGINE_GROUPS = tuple(_ENGINE_GROUPS)
 
 
 class DataKnobs(Strict):
@@ -179,6 +196,66 @@ class NeuronKnobs(Strict):
         return self
 
 
+class FsdpKnobs(Strict):
+    """Settings of `engine=fsdp`, torch's fully sharded data parallelism; null elsewhere."""
+
+    reshard_after_forward: Annotated[bool | None, TREATMENT] = None
+    """Let a block's gathered weights go after its forward pass, and gather them again for its
+    backward pass. Null is torch's own choice: the blocks do, what is outside of them does not."""
+    offload: Annotated[Literal["none", "cpu"] | None, TREATMENT] = None
+    """Keep each rank's part of weights, gradients and optimizer state in the host's memory, where
+    the update is then computed. Null means none."""
+
+
+class AccelerateKnobs(Strict):
+    """Settings of `engine=accelerate`; null elsewhere."""
+
+    config: Annotated[str | None, TREATMENT, Field(min_length=1)] = None
+    """A file that `accelerate config` has written. What it says is a setting, wherever it lies.
+    What contradicts a knob is refused, and so is what would act otherwise: FSDP and DeepSpeed are
+    engines of their own here (`fsdp`, `deepspeed`), which drive the same libraries directly. With
+    `distributed_type: NO` accelerate leaves the model of one process unwrapped. Null: no file, and
+    it wraps the model in DistributedDataParallel."""
+
+
+class ZeroKnobs(Strict):
+    """Settings of `engine=deepspeed`, Microsoft's ZeRO; null elsewhere."""
+
+    stage: Annotated[Literal[0, 1, 2, 3] | None, TREATMENT] = None
+    """What is shared out over the ranks. 0: nothing. 1: the optimizer's state. 2: gradients, too.
+    3: weights, too. Null means 2."""
+    offload_optimizer: Annotated[Literal["none", "cpu", "nvme"] | None, TREATMENT] = None
+    """Where the optimizer's state is kept between updates, which the host then computes: `cpu` is
+    its memory, `nvme` files (stage 3). Null means none: on the device."""
+    offload_param: Annotated[Literal["none", "cpu", "nvme"] | None, TREATMENT] = None
+    """Where each rank's part of the weights is kept, which only stage 3 shares out: in the host's
+    memory (`cpu`), or in files (`nvme`). Null means none: on the device.
+
+    DeepSpeed writes no tensor to a file of which a rank has less than 1 MiB: the host's memory
+    keeps it. The record has the bytes of both (`actual`)."""
+    nvme_path: Annotated[str | None, TREATMENT, Field(min_length=1)] = None
+    """The folder on the drive that `nvme` is to use, on each machine; a launch makes a folder in it
+    and removes it. Null: in the launch's own folder for temporary files."""
+    config: Annotated[str | None, TREATMENT, Field(min_length=1)] = None
+    """A JSON file of yours with more of DeepSpeed's settings of speed: buckets, prefetching,
+    thresholds, files. What it holds counts as a setting, too. What contradicts a knob, or trains
+    otherwise, is refused by name; sections that are off, and `auto`, say nothing."""
+
+    @property
+    def uses_nvme(self) -> bool:
+        """Whether anything is kept in files."""
+        return "nvme" in (self.offload_optimizer, self.offload_param)
+
+
+class SpmdKnobs(Strict):
+    """Settings of `engine=spmd`, by which XLA divides a graph over devices; null elsewhere."""
+
+    devices: Annotated[int | None, TREATMENT, Field(ge=1)] = None
+    """Devices of the process, each with `batch_size` samples of its batch; null means 2. On the
+    host's processors so many virtual devices are made, which share them. An accelerator has its
+    own, and takes part with all that the process sees. Unit: devices."""
+
+
 class Knobs(Strict):
     """One value of every knob: what a case is made of."""
 
@@ -195,7 +272,8 @@ class Knobs(Strict):
     optimizer: Annotated[Literal["adam", "adamw", "sgd"] | None, WORK] = None
     """The update rule; null means adamw when training, and is the only value for `infer`."""
     learning_rate: Annotated[float | None, WORK, Field(gt=0)] = None
-    """Null means 1e-3 when training."""
+    """Null means 1e-3 when training. It is never scaled with the number of processes, nor with the
+    batch: what a larger global batch needs is yours to set."""
     weight_decay: Annotated[float | None, WORK, Field(ge=0)] = None
     """Null means 0 when training."""
     momentum: Annotated[float | None, WORK, Field(ge=0, lt=1)] = None
@@ -203,7 +281,8 @@ class Knobs(Strict):
     data: DataKnobs = DataKnobs()
 
     batch_size: Annotated[int, TREATMENT, Field(ge=1)] = 8
-    """Samples in one micro-batch on one device; never changed silently. Unit: samples."""
+    """Samples in one micro-batch on one device; never changed silently. An update is made of
+    batch_size x gradient_accumulation x devices of them, the global batch. Unit: samples."""
     precision: Annotated[
         Literal[
             "fp32",
@@ -236,17 +315,32 @@ class Knobs(Strict):
     """How torch runs the update; null means `auto` (torch's own choice) when training.
     `capturable`: foreach, with the count of steps on the device, as CUDA graphs need it."""
     gradient_accumulation: Annotated[int, TREATMENT, Field(ge=1)] = 1
-    """Micro-batches per optimizer update. Unit: micro-batches."""
+    """Micro-batches of each process per optimizer update, whose gradients are their mean. Unit:
+    micro-batches."""
     activation_checkpointing: Annotated[bool, TREATMENT] = False
     """Recompute activations in the backward pass instead of keeping them."""
     channels_last: Annotated[bool, TREATMENT] = False
     """Keep image tensors and convolution weights in NHWC memory order."""
     loader: LoaderKnobs = LoaderKnobs()
     neuron: NeuronKnobs = NeuronKnobs()
-    engine: Annotated[Literal["plain", "ddp"] | None, TREATMENT] = None
-    """Who drives the step; null means plain for one process and ddp for more."""
+    engine: Annotated[
+        Literal["plain", "ddp", "fsdp", "accelerate", "deepspeed", "spmd"] | None, TREATMENT
+    ] = None
+    """Who drives the step; null means plain for one process and ddp for more. `plain`: one process.
+    `ddp`: torch's DistributedDataParallel, every rank with the whole model. `fsdp`: torch's
+    fully_shard (FSDP2), every rank with a part of it. `accelerate`: what Hugging Face's accelerate
+    makes of the model. `deepspeed`: DeepSpeed's ZeRO over torch's own optimizer. `spmd`: one
+    process, whose graph XLA divides over several devices, each with the whole model and a part of
+    the batch. A batch is per device in each, and gradients are the mean over the devices."""
+    fsdp: FsdpKnobs = FsdpKnobs()
+    accelerate: AccelerateKnobs = AccelerateKnobs()
+    zero: ZeroKnobs = ZeroKnobs()
+    spmd: SpmdKnobs = SpmdKnobs()
     processes: Annotated[int, TREATMENT, Field(ge=1)] = 1
-    """Ranks, one device each. Unit: processes."""
+    """Ranks, one device each but for `spmd`; not set, there is one on each node. Unit: processes.
+    """
+    nodes: Annotated[int, TREATMENT, Field(ge=1)] = 1
+    """Machines that the ranks are spread over, as many on each. Unit: machines."""
     threads: Annotated[int | None, TREATMENT, Field(ge=1)] = None
     """Compute threads of one process; null shares the visible cores among the ranks."""
     seed: Annotated[int, PROTOCOL, Field(ge=0, lt=2**31)] = 0
@@ -260,6 +354,17 @@ class Knobs(Strict):
                 "write a timm model name, or module:factory as in mypackage.nets:build"
             )
         return value
+
+    @model_validator(mode="after")
+    def _nodes_have_equal_shares(self) -> Knobs:
+        if "processes" not in self.model_fields_set:
+            self.__dict__["processes"] = self.nodes
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"nodes={self.nodes} cannot have equal shares of processes={self.processes}: set "
+                "processes to a multiple of nodes"
+            )
+        return self
 
     @model_validator(mode="after")
     def _combinations_mean_something(self) -> Knobs:
@@ -293,7 +398,50 @@ class Knobs(Strict):
                 f"engine=plain drives one process, not {self.processes}: set engine=ddp or "
                 "processes=1"
             )
+        if self.engine == "spmd" and self.processes > 1:
+            raise ValueError(
+                f"engine=spmd drives the devices of one process, not of {self.processes}: set "
+                "processes=1 (and nodes=1) and spmd.devices to their number, or choose another "
+                "engine"
+            )
+        self._fill_engine()
         return self
+
+    @property
+    def local_processes(self) -> int:
+        """The ranks on one machine."""
+        return self.processes // self.nodes
+
+    @property
+    def devices_per_process(self) -> int:
+        """The devices of one rank."""
+        return self.spmd.devices or 1
+
+    @property
+    def devices(self) -> int:
+        """The devices of all ranks, over which the throughput is counted."""
+        return self.processes * self.devices_per_process
+
+    @property
+    def process_batch(self) -> int:
+        """The samples in one micro-batch of a rank, over all its devices."""
+        return self.batch_size * self.devices_per_process
+
+    @property
+    def offloaded(self) -> dict[str, str]:
+        """What is kept outside of the device's memory: where, by knob."""
+        return {
+            f"{group}.{knob}": value
+            for group in _ENGINE_GROUPS
+            for knob in type(getattr(self, group)).model_fields
+            if knob.startswith("offload")
+            and (value := getattr(getattr(self, group), knob)) not in (None, "none")
+        }
+
+    @property
+    def offloads(self) -> str | None:
+        """What is kept outside of the device's memory, in words; null: nothing is."""
+        return ", ".join(f"{knob}={where}" for knob, where in self.offloaded.items()) or None
 
     @property
     def least_resident_pool(self) -> int:
@@ -302,6 +450,50 @@ class Knobs(Strict):
         A compiler that finds the same tensor twice in a graph may merge the work on it.
         """
         return self.loader.batches_per_execution + 1
+
+    def _fill_engine(self) -> None:
+        """Fill the settings of the engine, and refuse those of another."""
+        for name, (engines, defaults) in _ENGINE_GROUPS.items():
+            group: Strict = getattr(self, name)
+            if self.engine in engines:
+                # A copy, since the group may have been handed in ready-made.
+                self.__dict__[name] = group = group.model_copy()
+                _fill(group, **defaults)
+                continue
+            for knob in type(group).model_fields:
+                if getattr(group, knob) is not None:
+                    raise ValueError(
+                        f"{name}.{knob} has no meaning for engine={self.engine}: set engine="
+                        f"{' or '.join(engines)}, or remove {name}.{knob}"
+                    )
+        if self.engine == "deepspeed":
+            self._refuse_what_zero_ignores()
+
+    def _refuse_what_zero_ignores(self) -> None:
+        """Refuse what DeepSpeed would take and do nothing about, or something else."""
+        if self.task == "infer":
+            raise ValueError(
+                "engine=deepspeed has no meaning for task=infer: ZeRO shares out what training "
+                "keeps; set engine=ddp or fsdp"
+            )
+        zero = self.zero
+        for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            where = getattr(zero, name)
+            if where != "none" and (zero.stage or 0) < least:
+                raise ValueError(
+                    f"zero.{name}={where} does nothing at zero.stage={zero.stage}, where that is "
+                    f"not shared out: set zero.stage to {least} or more, or zero.{name} to none"
+                )
+            if where == "nvme" and zero.stage != _NVME_STAGE:
+                raise ValueError(
+                    f"zero.{name}=nvme at zero.stage={zero.stage} would be kept in the host's "
+                    f"memory: set zero.stage={_NVME_STAGE}, or zero.{name}=cpu"
+                )
+        if zero.nvme_path is not None and not zero.uses_nvme:
+            raise ValueError(
+                "zero.nvme_path has no meaning where nothing is kept in files: set "
+                "zero.offload_optimizer or zero.offload_param to nvme, or remove zero.nvme_path"
+            )
 
     def _fill_pool(self) -> None:
         data = self.data
@@ -354,7 +546,7 @@ class Measure(Strict):
     after the first step."""
     diagnostics: Annotated[bool, PROTOCOL] = True
     """Run the diagnostic pass (loader share, device-resident twin, latencies) in the first
-    launch."""
+    launch. Whether ranks hear of each other is looked at without it, too."""
     health: Annotated[bool, PROTOCOL] = True
     """After the launches of a training case, look in a process group of its own whether it still
     trains: updates on one fixed batch, against fp32 from the same seed. Untimed."""

@@ -12,8 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRED = "BENCH_DEVICE_REQUIRED"
-"""Set in the environments that prove an accelerator: where none is found every test is skipped,
-which proves nothing and must not look as if it did."""
+"""Set in the environments that prove an accelerator, or Slurm: where there is none every test is
+skipped, which proves nothing and must not look as if it did."""
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -34,5 +34,6 @@ def _demand_that_something_ran(session: pytest.Session) -> None:
     if session.config.option.collectonly or reporter is None or reporter.stats.get("passed"):
         return
     reporter.write_line("")
-    reporter.write_line(f"{REQUIRED}=1, and every test was skipped: no device was found", red=True)
+    why = "what they are there to show has not been found"
+    reporter.write_line(f"{REQUIRED}=1, and every test was skipped: {why} (-rs says why)", red=True)
     session.exitstatus = pytest.ExitCode.TESTS_FAILED

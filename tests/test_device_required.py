@@ -1,7 +1,8 @@
-"""Where an accelerator is to be proven, a run in which every test is skipped is a failure."""
+"""Where an accelerator or Slurm is to be proven, a run that skips every test is a failure."""
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -50,7 +51,15 @@ def test_all_skipped_fails_only_where_a_device_is_required(
 ) -> None:
     done = run(tmp_path, tests, **variables)
     assert done.returncode == code, done.stdout
-    assert ("every test was skipped: no device was found" in done.stdout) == (code == 1)
+    said = "every test was skipped: what they are there to show has not been found"
+    assert (said in done.stdout) == (code == 1)
+
+
+@pytest.mark.parametrize("name", ["cuda", "neuron-device{,-native}", "slurm"])
+def test_an_environment_that_needs_what_few_machines_have_demands_it(name: str) -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(Path(__file__).parents[1] / "tox.ini", encoding="utf-8")
+    assert "BENCH_DEVICE_REQUIRED = 1" in tox[f"testenv:{name}"]["set_env"]
 
 
 @pytest.mark.parametrize(

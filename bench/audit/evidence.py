@@ -58,6 +58,12 @@ class Evidence:
     untrained: tuple[str, ...] = ()
     """Parameters that the model was built with as trainable, and that are frozen now or that the
     optimizer does not hold."""
+    machines: int | None = 1
+    """Over which the ranks are spread; null: they cannot tell."""
+    weights_agree: bool | None = None
+    """Whether all ranks have the same weights after the windows; null: inference, or one rank."""
+    shards_updates: bool = False
+    """Each part of the weights is updated by one rank, and the others are given it."""
     noise: Noise = field(default_factory=Noise)
     memory_bytes: tuple[int, ...] = ()
     """In use before the first clean window and after each; empty: cannot be read."""
@@ -67,7 +73,7 @@ class Evidence:
     calculation_us: tuple[float, ...] = ()
     """What a fixed calculation took on the device after each; empty: none was made."""
     samples_per_s: float | None = None
-    """Of this rank, over all its windows."""
+    """Of one device of this rank, over all its windows."""
     flops_per_sample: float | None = None
     peaks: tuple[Peak, ...] = ()
     """Of one device, in every type in which the model's products ran; empty: one is not known."""

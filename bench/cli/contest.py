@@ -13,21 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from bench.backends.placed import placed
 from bench.backends.registry import Prober
 from bench.cli import comparison_page, progress
 from bench.cli.comparing import exit_code
-from bench.cli.running import (
-    EXIT_CASE,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    Work,
-    probes,
-    stop_on_signals,
-    work,
-)
+from bench.cli.running import Work, probes, work
+from bench.cli.stopping import stop_on_signals
 from bench.results import matching
 from bench.results.store import Store, new_id
-from bench.run import ab, inplace, pythons
+from bench.run import ab, pythons
+from bench.run.exits import EXIT_CASE, EXIT_INTERRUPTED, EXIT_USAGE
+from bench.run.fitting import check_contents, check_nodes
 from bench.run.plan import Planned, choose, plan
 from bench.run.pythons import Python
 from bench.run.turns import ByTurns, OneAfterTheOther, possible
@@ -82,11 +78,11 @@ def run(request: Request) -> int:
     Raises:
         ScenarioError, BackendError, StoreError: bad input, before anything is measured.
     """
-    if inplace.world() is not None:
+    if (told := placed()) is not None:
         raise ScenarioError(
             "bench ab",
-            "launches both sides itself, and has no meaning under torchrun",
-            "leave torchrun out and use --set processes=P",
+            f"launches both sides itself, and has no meaning under {told.launcher}",
+            f"leave {told.launcher} out and use --set processes=P",
         )
     if request.pairs % 2:
         raise ScenarioError(
@@ -95,6 +91,8 @@ def run(request: Request) -> int:
             f"use --pairs {request.pairs + 1}",
         )
     a, b = _sides(request)
+    check_nodes([a, b], 1)
+    check_contents([a, b])
     by_turns = possible(a, b) and not request.one_at_a_time
     sides = [
         ab.side_of(planned, name, request.pairs, budget_s=request.budget_s, by_turns=by_turns)

@@ -16,7 +16,7 @@ from bench.backends.registry import Prober, names
 from bench.run.plan import Planned
 from bench.scenarios import compose
 
-_FOR_PROGRAMS = ("fingerprint", "launches")
+_FOR_PROGRAMS = ("fingerprint", "launches", "nodes")
 """Columns that a person at a terminal does not need."""
 _PROSE = ("description", "reason", "remedy", "device")
 _LEAST_PROSE = 20
@@ -61,7 +61,9 @@ def cases(planned: Sequence[Planned], format: str) -> None:  # noqa: A002
                 "case": item.case.case,
                 "on": item.case.on,
                 "backend": item.backend,
+                "position": item.position,
                 "processes": item.case.knobs.processes,
+                "nodes": item.case.knobs.nodes,
                 "launches": item.case.measure.launches,
                 "fingerprint": item.keys.fingerprint,
                 "outcome": "unavailable" if obstacle else "unsupported" if refusal else None,

@@ -19,11 +19,12 @@ import typer
 
 from bench.cli import comparison_commands
 from bench.cli.options import RESULTS, Format, Results, TableFormat
+from bench.run.exits import EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from bench.results.prices import Prices
 
-EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 2, 70, 130
+EXIT_FAULT = 70
 
 
 class Listed(enum.StrEnum):
@@ -121,6 +122,41 @@ def run(
     processes: Annotated[
         int | None, typer.Option("--processes", metavar="P", help="Ranks, started by this command.")
     ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            "--nodes",
+            metavar="N",
+            min=1,
+            help="Spread the ranks over N machines: start this command on each of them.",
+        ),
+    ] = None,
+    rdzv_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--rdzv-endpoint",
+            metavar="HOST:PORT",
+            help="Where the nodes meet: the first one, which records, and a free port of it.",
+        ),
+    ] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--node-rank",
+            metavar="R",
+            help="Number of this node, from 0; default: the machine with that address is the "
+            "first, and the others are taken as they come.",
+        ),
+    ] = None,
+    join_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--join-timeout",
+            metavar="S",
+            min=0.0,
+            help="Wait so long for other nodes; default: 300.",
+        ),
+    ] = None,
     results: Results = RESULTS,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Wall time per case.")
@@ -147,10 +183,18 @@ def run(
 ) -> None:
     """Measure scenarios and print their table; progress goes to stderr."""
     from bench.cli import running
+    from bench.cli.joining import Together
+    from bench.scenarios.overrides import keys_given
 
     if launches is not None and precision_target is not None:
         raise typer.BadParameter("choose one of --launches and --precision-target")
+    if nodes is None and (rdzv_endpoint, node_rank, join_timeout) != (None, None, None):
+        raise typer.BadParameter(
+            "--rdzv-endpoint, --node-rank and --join-timeout go with --nodes N"
+        )
     settings = list(set_ or [])
+    if nodes is not None and "nodes" not in keys_given(settings):
+        settings.append(f"nodes={nodes}")
     for key, value in (
         ("measure.launches", launches),
         ("measure.precision_target", precision_target),
@@ -173,6 +217,7 @@ def run(
         precompile=precompile,
         prices=_read_prices(prices),
         format=format.value,
+        together=None if nodes is None else Together(nodes, node_rank, rdzv_endpoint, join_timeout),
     )
     raise typer.Exit(running.dry_run(request) if dry_run else running.run(request))
 
@@ -334,14 +379,17 @@ def _main() -> None:
     except Exception as error:
         if not _is_users(error):
             raise
-        rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
-        if rank != "0":
-            # Most mistakes meet all ranks, and torchrun ends them all once one has ended: rank 0
+        from bench.backends.placed import placed
+
+        told = placed()
+        rank = 0 if told is None else told.world.rank
+        if rank:
+            # Most mistakes meet all ranks, and a launcher may end them all once one has: rank 0
             # must have spoken before. A rank that is still there afterwards is alone with its own.
             from bench.run.inplace import GRACE_S
 
             time.sleep(GRACE_S)
-        said_by = "" if rank == "0" else f"rank {rank}: "
+        said_by = f"rank {rank}: " if rank else ""
         typer.echo(f"bench: {said_by}{error}", err=True)
         sys.exit(EXIT_USAGE)
 

@@ -71,6 +71,12 @@ def launch_lines(launch: Launch) -> Pairs:
     for rank, times in enumerate(launch.window_s):
         shown = " ".join(f"{1e3 * t:.0f}" for t in times)
         yield "windows", f"rank {rank}, of {_count(launch.steps_per_window, 'step')}, ms: {shown}"
+    if (slowest := launch.straggler) is not None:
+        yield (
+            "ranks",
+            f"rank {slowest.rank} takes longest, {slowest.share:.1%} more than the mean (from "
+            f"{slowest.source})",
+        )
     if launch.memory_window_bytes:
         held = [binary(count) for count in launch.memory_window_bytes]
         yield "memory", f"{held[0]} after the first window, {held[-1]} after the last"
@@ -162,6 +168,16 @@ def _diagnosis(found: Diagnostics) -> Iterator[str]:
         yield f"{figure(found.device_twin_samples_per_s)} samples/s with batches on the device"
     if found.doubling_ratio is not None:
         yield f"twice the work takes {found.doubling_ratio:.2f} times as long"
+    if found.communication_share is not None:
+        pairs = ", ".join(f"{share:.1%}" for share in found.communication_shares)
+        share = found.communication_share
+        told = f"{share:.1%} of a step is exchange between ranks that nothing hides"
+        if share <= 0:
+            told = "what the ranks exchange adds less to a step than blocks of steps scatter"
+        yield f"{told} (pairs: {pairs})"
+    if found.alone_s:
+        times = " ".join(f"{1e3 * seconds:.0f}" for seconds in found.alone_s)
+        yield f"a block without that exchange, by rank, ms: {times}"
     if found.latency is not None:
         percentiles = found.latency.model_dump(exclude_none=True, exclude={"steps"})
         known = ", ".join(f"{k.removesuffix('_ms')} {v:.2f} ms" for k, v in percentiles.items())

@@ -132,6 +132,10 @@ class _Page:
 def _head(record: Record, row: Row, page: _Page) -> None:
     asked = record.requested
     ranks = "1 process" if record.processes == 1 else f"{record.processes} processes"
+    if record.devices != record.processes:
+        ranks += f" on {record.devices} devices"
+    if (nodes := asked.knobs.nodes) > 1:
+        ranks += f" on {nodes} nodes"
     device = record.device.model if record.device else "no device"
     side = "" if record.side is None else f", side {record.side} of a comparison"
     page.line(f"{asked.scenario} / {asked.case}", "bold")
@@ -159,6 +163,10 @@ def _number(record: Record, row: Row, page: _Page) -> None:
             yield "launches", ", ".join(figure(x.samples_per_s) for x in record.launches)
         if row.step_ms is not None:
             yield "a step", f"{figure(row.step_ms)} ms on average"
+        if row.devices is not None and row.devices > 1:
+            knobs = record.requested.knobs
+            each = knobs.batch_size * knobs.gradient_accumulation
+            yield "a batch", f"{row.global_batch} samples: {each} on each of {row.devices} devices"
         if compiling(row):
             caches = "" if row.compile_warm_s is None else " (cold / warm cache)"
             yield "compiling", f"{compiling(row)} s{caches}, before the windows"

@@ -75,6 +75,8 @@ def explanation(name: str) -> str:
 
 def _doing(record: Record) -> str:
     ranks = f" in {record.processes} processes" if record.processes > 1 else ""
+    if record.devices != record.processes:
+        ranks = f" on {record.devices} devices of a process"
     device = one_line(record.device.model) if record.device else "an unnamed device"
     does = "trains" if record.requested.knobs.task == "train" else "runs"
     return f"it {does} on {record.backend}, {device}{ranks}, at"

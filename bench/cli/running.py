@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
+from bench.backends import bound, users_files
 from bench.backends.base import Probe
+from bench.backends.placed import Placed, placed
 from bench.backends.registry import BackendError, Prober, names
 from bench.backends.temporary import TemporaryError
-from bench.cli import progress
+from bench.cli import joining, progress
+from bench.cli.joining import Together
+from bench.cli.stopping import stop_on_signals
 from bench.results import table as tables
 from bench.results.prices import Prices
-from bench.results.record import Keys, Outcome
+from bench.results.record import Keys, Outcome, Record
 from bench.results.rows import rows_of
 from bench.results.scratch import Scratch
 from bench.results.store import Problem, Store, Stored, StoreError, new_id
-from bench.run import inplace, precompiling
+from bench.run import inplace, launching, precompiling
+from bench.run.exits import EXIT_CASE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from bench.run.fitting import check_contents, check_nodes
+from bench.run.health import HealthPass
+from bench.run.launching import Start, start_here
 from bench.run.plan import Planned, choose, plan
 from bench.run.precompiling import Precompiler
 from bench.run.rounds import Rounds
@@ -30,7 +35,6 @@ from bench.scenarios import compose, overrides
 from bench.scenarios.errors import ScenarioError
 from bench.scenarios.schema import Case, Scenario
 
-EXIT_OK, EXIT_USAGE, EXIT_CASE, EXIT_INTERRUPTED = 0, 2, 4, 130
 _GOOD = (Outcome.OK, Outcome.UNSUPPORTED)
 _FOR_OUR_LAUNCHER = {
     "measure.launches": "--launches",
@@ -41,7 +45,6 @@ _FOR_OUR_LAUNCHER = {
     "measure.health_steps": None,
 }
 """Settings that only our own launcher can honour, with the option of each."""
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _Name = tuple[str, str, str]
 """Fingerprint, scenario and case."""
@@ -61,6 +64,8 @@ class Request:
     prices: Prices | None
     format: str
     precompile: bool = False
+    together: Together | None = None
+    """With which other nodes; null: this machine alone, or as somebody else's launcher says."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,38 @@ def run(request: Request) -> int:
         StoreError, TemporaryError: a folder can no longer be written to; what was recorded before
             has been printed.
     """
-    world = inplace.world()
-    if world is not None:
-        planned = _planned_in_place(request, world.size)
-        return inplace.run(world, planned, request.results, lambda rows: _print(request, rows))
-    store = Store(request.results)
+    told = placed()
+    if request.together is not None:
+        meeting = joining.meeting(request.together, told)
+        planned = _planned(request, request.settings, Prober())
+        check_nodes(planned, meeting.nodes)
+        check_contents(planned)
+        if meeting.nodes > 1:
+            _precompiler(request, planned)  # not found out when all have met
+        return joining.run(
+            meeting, planned, lambda stopping, start: _measure(request, planned, stopping, start)
+        )
+    if told is not None:
+        planned = _planned_in_place(request, told)
+        check_contents(planned)
+        return inplace.run(told, planned, request.results, lambda rows: _print(request, rows))
     planned = _planned(request, request.settings, Prober())
+    check_nodes(planned, 1)
+    check_contents(planned)
+    with stop_on_signals() as stopping:
+        return _measure(request, planned, stopping, start_here)
+
+
+def _measure(
+    request: Request, planned: Sequence[Planned], stopping: Sequence[int], start: Start
+) -> int:
+    """Run the rounds of what was planned, and print them; returns the exit code."""
+    store = Store(request.results)
     precompiler = _precompiler(request, planned)
     store.check_writable()
     done = _already_done(store, planned) if request.resume else {}
     left = [p for p in planned if _name(p.keys, p.case) not in done]
-    with Scratch(request.results) as scratch, stop_on_signals() as stopping:
+    with Scratch(request.results) as scratch:
         rounds = Rounds(
             left,
             store=store,
@@ -98,6 +124,8 @@ def run(request: Request) -> int:
             session=new_id(datetime.now(UTC)),
             listener=progress.listener(sys.stderr),
             stop=lambda: bool(stopping),
+            runner=partial(launching.run, start=start),
+            health=HealthPass(request.results, partial(launching.run_health, start=start)),
             precompiler=precompiler,
         )
         if request.resume:
@@ -127,6 +155,7 @@ def dry_run(request: Request) -> int:
     from bench.cli import listing
 
     planned = _planned(request, request.settings, Prober())
+    check_contents(planned)
     _precompiler(request, planned)
     listing.cases(planned, request.format)
     return EXIT_OK
@@ -140,6 +169,12 @@ def _precompiler(request: Request, planned: Sequence[Planned]) -> Precompiler | 
     """
     if not request.precompile:
         return None
+    if any(case.case.knobs.nodes > 1 for case in planned):
+        raise ScenarioError(
+            precompiling.OPTION,
+            "fills the compile caches of one machine, and every node has its own",
+            "leave the option out, or choose cases of one node with --case",
+        )
     for case in precompiling.check(planned):
         print(
             f"{precompiling.OPTION}: {case.title} compiles nothing, and is launched as always",
@@ -148,13 +183,14 @@ def _precompiler(request: Request, planned: Sequence[Planned]) -> Precompiler | 
     return Precompiler()
 
 
-def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
-    """Return the cases as so many ranks run them that somebody else's launcher has started.
+def _planned_in_place(request: Request, told: Placed) -> list[Planned]:
+    """Return the cases as the ranks run them that somebody else's launcher has started.
 
     Raises:
         ScenarioError: something was asked for that only our own launcher can do, or a case sets
-            another number of processes.
+            another number of processes or nodes, or the nodes have different numbers of ranks.
     """
+    launcher = told.launcher
     given = overrides.keys_given(request.settings)
     options = {"--resume": request.resume, precompiling.OPTION: request.precompile}
     refused = [option for option, given_it in options.items() if given_it]
@@ -164,27 +200,37 @@ def _planned_in_place(request: Request, ranks: int) -> list[Planned]:
     for place in refused:
         raise ScenarioError(
             place,
-            "has no meaning under torchrun, where every rank runs one launch",
-            "leave it out, or leave torchrun out and use --processes P",
+            f"has no meaning under {launcher}, where every rank runs one launch",
+            f"leave it out, or leave {launcher} out and use --processes P",
+        )
+    if told.uneven:
+        raise ScenarioError(
+            launcher,
+            f"it has started {told.local_size} of {told.world.size} ranks on this node, and "
+            f"another number on others of {told.world.nodes}",
+            "start as many on every node",
         )
     settings = list(request.settings)
     if "measure.budget_s" in given:
         # A scenario's budget is for all of its launches; what is given here is for this one.
         settings += ["measure.launches=1", "measure.precision_target=null"]
+    bound.tell(told)
     prober = Prober()
     planned = _planned(request, settings, prober)
     if len(planned) != 1:
         return planned
-    knobs = planned[0].case.knobs
-    if "processes" not in knobs.model_fields_set:
-        return _planned(request, [*settings, f"processes={ranks}"], prober)
-    if knobs.processes != ranks:
-        raise ScenarioError(
-            planned[0].title,
-            f"it sets processes={knobs.processes}, and torchrun has started {ranks}",
-            f"start {knobs.processes} with torchrun, or set processes to {ranks}",
-        )
-    return planned
+    knobs, missing = planned[0].case.knobs, []
+    for name, started in (("processes", told.world.size), ("nodes", told.world.nodes)):
+        asked = getattr(knobs, name)
+        if name not in knobs.model_fields_set:
+            missing.append(f"{name}={started}")
+        elif asked != started:
+            raise ScenarioError(
+                planned[0].title,
+                f"it sets {name}={asked}, and {launcher} has started {started}",
+                f"start {asked} with {launcher}, or set {name} to {started}",
+            )
+    return _planned(request, [*settings, *missing], prober) if missing else planned
 
 
 def _planned(request: Request, settings: Sequence[str], prober: Prober) -> list[Planned]:
@@ -207,7 +253,7 @@ def _planned(request: Request, settings: Sequence[str], prober: Prober) -> list[
             request.prices.of(
                 device=item.probe.device_model or "no device",
                 backend=item.backend,
-                processes=item.case.knobs.processes,
+                devices=item.case.knobs.devices,
             )
     return planned
 
@@ -226,7 +272,29 @@ def work(name: str, settings: Sequence[str], results: Path) -> Work:
         if not name.endswith(".json"):
             return Work(compose.load(name, settings))
         raise StoreError(f"{name}: cannot be repeated: {error}") from error
-    return Work(overrides.with_overrides(record.requested, settings), record.backend)
+    case = overrides.with_overrides(record.requested, settings)
+    _check_repeatable(name, record, overrides.keys_given(settings))
+    return Work(case, record.backend)
+
+
+def _check_repeatable(name: str, record: Record, given: Sequence[str]) -> None:
+    """See to it that the user's files say what they said when a record was made.
+
+    Args:
+        name: Of the record, for messages.
+        record: Whose case is to be repeated.
+        given: Settings that are given anew, whatever the record says.
+    """
+    for knob, file in users_files.named(record.requested.knobs).items():
+        if knob in given or knob.partition(".")[0] in given:
+            continue
+        place = f"{name}: {knob}={file}"
+        remedy = f"name a file by --set {knob}=FILE, whatever it says, or set {knob} to null"
+        if not file.is_file():
+            raise ScenarioError(place, "the file that the record names is not there", remedy)
+        if users_files.digest(knob, file) != record.contents.get(knob):
+            message = "the file says something else than when the record was made"
+            raise ScenarioError(place, message, remedy)
 
 
 def probes(backends: Sequence[str], prober: Prober) -> list[Probe]:
@@ -273,26 +341,3 @@ def _name(keys: Keys, case: Case) -> _Name:
 def _print(request: Request, records: Sequence[Stored]) -> None:
     rows = rows_of(records, request.prices)
     tables.write(tables.Table(rows), tables.Format(request.format), sys.stdout)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask us to stop; a second one ends the program at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received:
-            # Whoever asks twice does not want to wait for records; the children die with us.
-            os._exit(EXIT_INTERRUPTED)
-        received.append(number)
-        # Not print: the signal may have come in the middle of a print.
-        os.write(2, b"\nstopping: recording what was measured (again to stop at once)\n")
-
-    # What whoever started us has us ignore (nohup) stays ignored.
-    heeded = [s for s in _STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, note) for s in heeded}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,10 +6,11 @@ kernel's out-of-memory killer, other kills, and an end without a result. Torch-f
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +34,18 @@ _REMEDIES = {
     Outcome.COMPILE_FAILED: "the last lines of the log are the compiler's; where the case sets "
     "compile, run it with compile=none to see whether the model itself works",
     Outcome.TIMEOUT: "raise --timeout, or make the case smaller",
-    Outcome.HANG: "the log tail shows where every thread stood",
+    Outcome.HANG: "the log tail shows where the rank stood",
 }
+_NO_VICTIMS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+"""Signals that no process gets because another one has gone."""
+_SEEN_LATE_S = 0.5
+_LOOKED_S = 0.1
+"""A rank is looked at so often: an end may have been seen by so much later than it came."""
+_PORT_TAKEN = ("EADDRINUSE", "address already in use")
+_REMEDY_PORT = (
+    "another program has the port at which the ranks meet: run the case again; torchrun is told "
+    "another one by --master-port, and the ranks of an srun by MASTER_PORT"
+)
 _LOADER_KILLED = re.compile(
     r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal: Killed|exited unexpectedly)"
 )
@@ -86,6 +97,7 @@ def judge(
     phases: Sequence[Phase],
     killed_for_memory: bool,
     backend: Backend | None = None,
+    ended_at: Sequence[float | None] | None = None,
 ) -> End:
     """Return how a launch ended of which at least one rank failed.
 
@@ -96,9 +108,11 @@ def judge(
         phases: Last phase that each rank announced.
         killed_for_memory: The kernel's out-of-memory counter rose during the launch.
         backend: Knows the words of its compiler and of its device; null: there are none.
+        ended_at: When each rank was seen to have ended, in seconds since the epoch; null: nobody
+            looked.
     """
-    failures = _failures(folder, len(codes))
-    culprit = _culprit(failures, codes)
+    failures = {failure.rank: failure for failure in failures_of(folder, range(len(codes)))}
+    culprit = _culprit(failures, codes, ended_at or [None] * len(codes))
     several = f"rank {culprit}: " if len(codes) > 1 else ""
     tail = log_tail(folder, culprit)
     failure = failures.get(culprit)
@@ -126,12 +140,18 @@ def reported(failure: Failure, prefix: str = "", tail: str | None = None) -> End
         phase=failure.phase,
         # A bad case is never recorded, and its user must recognise the path that was named.
         reason=prefix + (failure.message if bad_case else scrub(failure.message)),
-        remedy=_REMEDY_UNSETTLED
-        if failure.kind is FailureKind.UNSETTLED
-        else _REMEDIES.get(outcome),
+        remedy=_remedy(failure, outcome),
         log_tail=tail,
         bad_case=bad_case,
     )
+
+
+def _remedy(failure: Failure, outcome: Outcome) -> str | None:
+    if failure.kind is FailureKind.UNSETTLED:
+        return _REMEDY_UNSETTLED
+    if any(words.lower() in failure.message.lower() for words in _PORT_TAKEN):
+        return _REMEDY_PORT
+    return _REMEDIES.get(outcome)
 
 
 def not_started(error: OSError | TemporaryError) -> End:
@@ -157,27 +177,39 @@ def not_finite(launch: Launch, tail: str | None = None) -> End | None:
     return None
 
 
-def stopped(folder: Path, outcome: Outcome, phase: Phase, reason: str, rank: int) -> End:
-    """Return the end of a launch that we stopped ourselves."""
+def stopped(
+    folder: Path,
+    outcome: Outcome,
+    phase: Phase,
+    reason: str,
+    rank: int,
+    tail: str | None = None,
+) -> End:
+    """Return the end of a launch that we stopped ourselves; its log is that of the rank."""
     return End(
         outcome=outcome,
         phase=phase,
         reason=scrub(reason),
         remedy=_REMEDIES.get(outcome),
-        log_tail=log_tail(folder, rank),
+        log_tail=tail or log_tail(folder, rank),
     )
 
 
 def log_tail(folder: Path, rank: int) -> str | None:
     """Return the last lines that a rank printed, without host name, user or private paths."""
+    text = log_end(folder, rank, _TAIL_BYTES)
+    return None if text is None else tail_of(text)
+
+
+def log_end(folder: Path, rank: int, most_bytes: int) -> str | None:
+    """Return the end of what a rank printed, as it is; null: nothing is there."""
     try:
         with log_file(folder, rank).open("rb") as log:
             log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+            log.seek(max(0, log.tell() - most_bytes))
+            return log.read().decode(errors="replace")
     except OSError:
         return None
-    return tail_of(text)
 
 
 def tail_of(text: str) -> str | None:
@@ -186,29 +218,33 @@ def tail_of(text: str) -> str | None:
     return scrub("\n".join(printable.splitlines()[-_TAIL_LINES:])) or None
 
 
-def _failures(folder: Path, ranks: int) -> dict[int, Failure]:
-    found = {}
-    for rank in range(ranks):
-        path = failure_file(folder, rank)
-        if path.exists():
-            found[rank] = Failure.model_validate_json(path.read_bytes())
-    return found
+def failures_of(folder: Path, ranks: Iterable[int]) -> list[Failure]:
+    """Return what those of the ranks left that could say why they ended."""
+    paths = [failure_file(folder, rank) for rank in ranks]
+    return [Failure.model_validate_json(path.read_bytes()) for path in paths if path.exists()]
 
 
-def _culprit(failures: dict[int, Failure], codes: Sequence[int | None]) -> int:
+def _culprit(
+    failures: dict[int, Failure],
+    codes: Sequence[int | None],
+    ended_at: Sequence[float | None],
+) -> int:
     """Return the rank whose end explains the others'.
 
-    A rank that lost its peer is never to blame while another has a reason of its own.
+    A rank that lost its peer is never to blame while another has a reason of its own. Of those that
+    have one, were killed, or ended without a word, it is the first. What a victim says is not
+    always known for what it is, and follows at once, while an end is seen a little later than it
+    came.
     """
-    own = [f for f in failures.values() if f.kind is not FailureKind.PEER]
-    if own:
-        return min(own, key=lambda f: f.time).rank
+    first = [(f.time, f.rank) for f in failures.values() if f.kind is not FailureKind.PEER]
     for rank, code in enumerate(codes):
-        if code is not None and code < 0:
-            return rank
-    for rank, code in enumerate(codes):
-        if code not in (0, None) and rank not in failures:
-            return rank
+        if code is not None and code != 0 and rank not in failures:
+            seen = ended_at[rank]
+            # Whoever ends a group from outside sends this one to all of it.
+            known = seen is not None and -code != signal.SIGTERM
+            first.append((seen - _late_s(code) if seen is not None and known else math.inf, rank))
+    if first:
+        return min(first)[1]
     for rank, code in enumerate(codes):
         # All that failed lost a peer: it is the one that left early and said nothing.
         if failures and code == 0:
@@ -216,6 +252,13 @@ def _culprit(failures: dict[int, Failure], codes: Sequence[int | None]) -> int:
     if failures:
         return min(failures.values(), key=lambda f: f.time).rank
     return 0
+
+
+def _late_s(code: int) -> float:
+    """Return how much later than it came an end may have been seen. Unit: seconds."""
+    if code > 0:
+        return _LOOKED_S  # and no more: a library may end a victim so
+    return _SEEN_LATE_S if -code in _NO_VICTIMS else 0.0
 
 
 def _without_words(

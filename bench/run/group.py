@@ -15,33 +15,86 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 from pydantic import ValidationError
 
+from bench.run import stacks
 from bench.worker.job import EVENTS_VARIABLE, PARENT_VARIABLE, Event, log_file
 
 _POLITE_S = 3.0
 _STACKS_S = 1.0
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which ranks of a launch are started on this machine."""
+
+    ranks: int
+    node: int = 0
+    nodes: int = 1
+
+    @property
+    def first(self) -> int:
+        """The rank that is this machine's first."""
+        return self.node * self.ranks
+
+    @property
+    def world(self) -> int:
+        """Ranks on all machines."""
+        return self.nodes * self.ranks
+
+
+class Ranks(Protocol):
+    """All ranks of one launch, wherever they run."""
+
+    codes: list[int | None]
+    """Exit code by rank; null: it had not ended when it was last looked at, or was ended by us."""
+    ended_at: list[float | None]
+    """When each was seen to have ended by itself, in seconds since the epoch; null as above."""
+    lost: str | None
+    """What became of a machine with which there is no connection any more; null: of none."""
+    killed_for_memory: bool
+    """Another machine's kernel has killed for want of memory meanwhile."""
+
+    def listen(self, timeout_s: float) -> Iterator[Event]:
+        """Yield the events that arrive within the time, at least those that are there already."""
+
+    def ended(self) -> bool:
+        """Return whether every rank has ended."""
+
+    def failed(self) -> bool:
+        """Return whether any rank has ended badly so far."""
+
+    def ask_for_stacks(self) -> dict[int, bool]:
+        """Have every rank print where its threads stand, and return whether it waits for others."""
+
+    def kill(self) -> None:
+        """End every process that this launch started."""
+
+
 class Group:
-    """The running ranks of one launch.
+    """The running ranks of one launch on this machine.
 
     Args:
         command: What every rank executes.
         environment: Of every rank; the rank's own place is added.
-        ranks: How many.
+        share: Which ranks they are.
         folder: Where their output goes.
         inherited: Descriptors that every rank inherits.
     """
+
+    lost: str | None = None
+    killed_for_memory: bool = False
 
     def __init__(
         self,
         command: list[str],
         environment: Mapping[str, str],
-        ranks: int,
+        share: Share,
         folder: Path,
         inherited: Collection[int] = (),
     ) -> None:
@@ -50,13 +103,16 @@ class Group:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._read_end, selectors.EVENT_READ)
         self._unread = b""
+        self._folder = folder
+        self.ranks = range(share.first, share.first + share.ranks)
         self.children: list[subprocess.Popen[bytes]] = []
-        self.codes: list[int | None] = [None] * ranks
+        self.codes: list[int | None] = [None] * share.ranks
+        self.ended_at: list[float | None] = [None] * share.ranks
         try:
-            for rank in range(ranks):
+            for local in range(share.ranks):
                 passed = (write_end, *inherited)
                 self.children.append(
-                    _start(command, environment, rank, ranks, folder, passed, self._leader())
+                    _start(command, environment, share, local, folder, passed, self._leader())
                 )
         except BaseException:
             self.kill()
@@ -87,9 +143,9 @@ class Group:
 
     def ended(self) -> bool:
         """Return whether every rank has ended, noting the exit codes."""
-        for rank, child in enumerate(self.children):
-            if self.codes[rank] is None:
-                self.codes[rank] = _peek(child)
+        for local, child in enumerate(self.children):
+            if self.codes[local] is None and (code := _peek(child)) is not None:
+                self.codes[local], self.ended_at[local] = code, time.time()
         return all(code is not None for code in self.codes)
 
     def failed(self) -> bool:
@@ -97,13 +153,14 @@ class Group:
         self.ended()
         return any(code not in (0, None) for code in self.codes)
 
-    def ask_for_stacks(self) -> None:
-        """Have every rank print where its threads stand."""
+    def ask_for_stacks(self) -> dict[int, bool]:
+        """Have every rank print where its threads stand, and return whether it waits for others."""
         for child in self.children:
             if _peek(child) is None:
                 child.send_signal(signal.SIGUSR1)
         # Nothing tells when a rank has finished printing; it is killed right after.
         time.sleep(_STACKS_S)
+        return stacks.waiting(self._folder, self.ranks)
 
     def kill(self) -> None:
         """End every process that this launch started, and reap the ranks."""
@@ -143,17 +200,20 @@ class Group:
 def _start(
     command: list[str],
     environment: Mapping[str, str],
-    rank: int,
-    ranks: int,
+    share: Share,
+    local: int,
     folder: Path,
     passed: tuple[int, ...],
     leader: int | None,
 ) -> subprocess.Popen[bytes]:
+    rank = share.first + local
     place = {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(share.world),
+        "LOCAL_WORLD_SIZE": str(share.ranks),
+        "GROUP_RANK": str(share.node),
+        "GROUP_WORLD_SIZE": str(share.nodes),
         EVENTS_VARIABLE: str(passed[0]),
         PARENT_VARIABLE: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",

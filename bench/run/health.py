@@ -155,7 +155,12 @@ def reference_knobs(knobs: Knobs) -> Knobs:
         activation_checkpointing=False,
         channels_last=False,
         engine="plain",
+        fsdp={},
+        accelerate={},
+        zero={},
+        spmd={},
         processes=1,
+        nodes=1,
     )
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from bench.backends import registry
+from bench.backends import host, registry
+from bench.backends.drives import launch_folder
 from bench.backends.temporary import TemporaryError, temporary_folder
 from bench.results.health import HealthRun
 from bench.results.record import Launch, Outcome, Phase, Precompiled
-from bench.run import ending
+from bench.run import ending, stacks
 from bench.run.ending import End
-from bench.run.group import Group
+from bench.run.group import Group, Ranks, Share
 from bench.run.plan import Planned
+from bench.run.pulse import Pulse
 from bench.scenarios.schema import Strict
 from bench.worker.job import (
     HEALTH_FILE,
@@ -39,10 +41,6 @@ _PREFIX = "bench-launch-"
 _TICK_S = 0.1
 _GRACE_S = 5.0
 """After one rank has failed, the others get this long to fail with a reason of their own."""
-_HANG_FACTOR = 10.0
-_STEADY_GROUPS = 2
-"""Step groups after which a rank's silence is judged; before, only the case's timeout is."""
-_STEPPING = (Phase.WARM_UP, Phase.MEASURE, Phase.HEALTH)
 
 Result = TypeVar("Result", bound=Strict)
 
@@ -68,61 +66,34 @@ class Order:
     """The ranks compute on these; null: on any."""
 
 
+class Start(Protocol):
+    """Starts the ranks of a launch."""
+
+    def __call__(
+        self,
+        order: Order,
+        job: Job,
+        command: list[str],
+        environment: Mapping[str, str],
+        inherited: Collection[int] = (),
+    ) -> Ranks | End:
+        """Return the running ranks; or how the launch ended, where they cannot be started.
+
+        Args:
+            order: What to launch.
+            job: Of the ranks; it has been written into its folder.
+            command: What every rank executes.
+            environment: Of every rank, but for its place.
+            inherited: Descriptors that every rank inherits.
+        """
+
+
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
     """The run was asked to stop while a launch was under way; the launch is gone."""
 
     def __init__(self, phase: Phase) -> None:
         super().__init__(f"interrupted in phase {phase}")
         self.phase = phase
-
-
-class _Pulse:
-    """When each rank was last heard of, how long it is usually silent, and what time is its own."""
-
-    def __init__(self, ranks: int, hang_s: float) -> None:
-        self._rested_s = 0.0
-        self._rests_from: float | None = None
-        self._heard: list[float | None] = [None] * ranks
-        self._steps = [0] * ranks
-        self._longest = 0.0
-        self._hang_s = hang_s
-        self.phases = [Phase.START] * ranks
-
-    def hear(self, event: Event) -> None:
-        if not 0 <= event.rank < len(self.phases):
-            return  # not from us: a program under test may write to any descriptor it inherits
-        now = time.monotonic()
-        self.phases[event.rank] = event.phase
-        if event.rank == 0:
-            self._rested_s = self.rested_s()
-            self._rests_from = now if event.waiting is not None else None
-        before = self._heard[event.rank]
-        if event.phase not in _STEPPING or event.waiting is not None:
-            self._heard[event.rank] = None
-            return
-        if event.expected_s is not None:
-            self._longest = max(self._longest, event.expected_s)
-        if event.done is not None:
-            self._steps[event.rank] += 1
-            if before is not None:
-                self._longest = max(self._longest, now - before)
-        self._heard[event.rank] = now
-
-    def rested_s(self) -> float:
-        """Return how long the launch has waited for its turns, which is another's time."""
-        now = time.monotonic()
-        return self._rested_s + (0.0 if self._rests_from is None else now - self._rests_from)
-
-    def silent_rank(self) -> tuple[int, float] | None:
-        """Return the rank that has been silent for too long, and for how long."""
-        now = time.monotonic()
-        limit = max(self._hang_s, _HANG_FACTOR * self._longest)
-        for rank, heard in enumerate(self._heard):
-            # Until a rank steps steadily it may be compiling, which has no length to go by.
-            steady = self._steps[rank] >= _STEADY_GROUPS
-            if heard is not None and steady and now - heard > limit:
-                return rank, now - heard
-        return None
 
 
 def environment_of(planned: Planned) -> dict[str, str]:
@@ -135,20 +106,45 @@ def environment_of(planned: Planned) -> dict[str, str]:
     )
 
 
-def run(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]) -> Launch | End:
+def worker_command(planned: Planned) -> list[str]:
+    """Return what every rank of a case executes."""
+    return [planned.interpreter, "-P", "-m", "bench.worker.main"]
+
+
+def start_here(
+    order: Order,
+    job: Job,
+    command: list[str],
+    environment: Mapping[str, str],
+    inherited: Collection[int] = (),
+) -> Ranks | End:
+    """Start all ranks of a launch on this machine."""
+    # One process compiles for all of them.
+    ranks = 1 if job.purpose == "compile" else order.planned.case.knobs.processes
+    return Group(command, environment, Share(ranks), Path(job.folder), inherited)
+
+
+def run(
+    order: Order,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+    start: Start = start_here,
+) -> Launch | End:
     """Run one launch to its end; no process of it is left afterwards.
 
     Args:
         order: What to launch.
         on_event: Told of rank 0's progress.
         stop: Asked often; true ends the launch.
+        start: What starts its ranks.
 
     Raises:
         Interrupted: `stop` said so.
     """
     try:
-        with temporary_folder(_PREFIX) as folder:
-            found = _run(order, _job(order, folder), on_event, stop, RESULT_FILE, Launch)
+        with launch_folder(_PREFIX, order.planned.case.knobs.zero.nvme_path) as folder:
+            job = job_of(order, folder)
+            found = _run(order, job, on_event, stop, RESULT_FILE, Launch, start)
             if isinstance(found, End):
                 return found
             return ending.not_finite(found, ending.log_tail(folder, 0)) or found
@@ -157,7 +153,10 @@ def run(order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool
 
 
 def run_health(
-    order: Order, on_event: Callable[[Event], None], stop: Callable[[], bool]
+    order: Order,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+    start: Start = start_here,
 ) -> HealthRun | End:
     """Run one health pass to its end, as `run` does a launch.
 
@@ -165,9 +164,9 @@ def run_health(
         Interrupted: `stop` said so.
     """
     try:
-        with temporary_folder(_PREFIX) as folder:
-            job = _job(order, folder).model_copy(update={"purpose": "health", "diagnose": False})
-            return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun)
+        with launch_folder(_PREFIX, order.planned.case.knobs.zero.nvme_path) as folder:
+            job = job_of(order, folder).model_copy(update={"purpose": "health", "diagnose": False})
+            return _run(order, job, on_event, stop, HEALTH_FILE, HealthRun, start)
     except (OSError, TemporaryError) as error:
         return ending.not_started(error)
 
@@ -192,19 +191,16 @@ def compile_noted(order: Order, stop: Callable[[], bool], jobs: int) -> Precompi
     Raises:
         Interrupted: `stop` said so.
     """
-    return _untimed(order, stop, {"purpose": "compile", "jobs": jobs}, ranks=1)
+    return _untimed(order, stop, {"purpose": "compile", "jobs": jobs})
 
 
 def _untimed(
-    order: Order,
-    stop: Callable[[], bool],
-    changes: dict[str, object],
-    ranks: int | None = None,
+    order: Order, stop: Callable[[], bool], changes: dict[str, object]
 ) -> Precompiled | End:
     try:
         with temporary_folder(_PREFIX) as folder:
-            job = _job(order, folder).model_copy(update={**changes, "diagnose": False})
-            return _run(order, job, _unheard, stop, PRECOMPILED_FILE, Precompiled, ranks)
+            job = job_of(order, folder).model_copy(update={**changes, "diagnose": False})
+            return _run(order, job, _unheard, stop, PRECOMPILED_FILE, Precompiled, start_here)
     except (OSError, TemporaryError) as error:
         return ending.not_started(error)
 
@@ -220,9 +216,9 @@ def _run(
     stop: Callable[[], bool],
     result_file: str,
     kind: type[Result],
-    ranks: int | None = None,
+    start: Start,
 ) -> Result | End:
-    processes, folder = ranks or order.planned.case.knobs.processes, Path(job.folder)
+    folder = Path(job.folder)
     job_path = folder / JOB_FILE
     job_path.write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
     if order.cache_folder is not None:
@@ -232,21 +228,28 @@ def _run(
     if order.turn is not None:
         environment[TURN_VARIABLE] = str(order.turn)
     kills = ending.oom_kills()
-    command = [order.planned.interpreter, "-P", "-m", "bench.worker.main"]
     inherited = () if order.turn is None else (order.turn,)
-    group = Group(command, environment, processes, folder, inherited)
-    pulse = _Pulse(processes, order.planned.case.measure.hang_s)
+    group = start(order, job, worker_command(order.planned), environment, inherited)
+    if isinstance(group, End):
+        return group
+    pulse = Pulse(len(group.codes), order.planned.case.measure.hang_s)
+    lost: str | None = None
     try:
         end = _watch(group, pulse, order, folder, on_event, stop)
+        lost = group.lost
     finally:
         group.kill()
     if end is not None:
         return end
+    if lost is not None:
+        return ending.stopped(folder, Outcome.CRASH, pulse.phases[0], lost, 0)
     result = folder / result_file
     if any(code != 0 for code in group.codes) or not result.exists():
-        killed = ending.oom_kills() > kills
+        killed = group.killed_for_memory or ending.oom_kills() > kills
         adapter = registry.get(order.planned.backend)
-        return ending.judge(folder, group.codes, pulse.phases, killed, adapter)
+        return ending.judge(
+            folder, group.codes, pulse.phases, killed, adapter, ended_at=group.ended_at
+        )
     try:
         return kind.model_validate_json(result.read_bytes())
     except ValidationError as error:
@@ -255,7 +258,8 @@ def _run(
         )
 
 
-def _job(order: Order, folder: Path) -> Job:
+def job_of(order: Order, folder: Path) -> Job:
+    """Return what the ranks of a launch are told."""
     return Job(
         case=order.planned.case,
         backend=order.planned.backend,
@@ -267,14 +271,33 @@ def _job(order: Order, folder: Path) -> Job:
         diagnose=order.index == 0 and order.planned.case.measure.diagnostics,
         cache=order.cache,
         folder=str(folder),
+        contents=dict(order.planned.contents),
         in_turns=order.turn is not None,
         cpus=order.cpus,
+        cpus_of_ranks=None if order.turn is not None else cpus_of_ranks(order.planned),
     )
 
 
+def cpus_of_ranks(planned: Planned) -> tuple[tuple[int, ...], ...] | None:
+    """Return the CPUs that each rank on this machine is kept on; null: they share what there is.
+
+    Ranks that compute on the host get equal shares, so that none is moved to where another works.
+    Where a device works beside the host, or a rank has more threads than its share has CPUs, the
+    system chooses.
+    """
+    knobs = planned.case.knobs
+    threads = registry.get(planned.backend).host_threads(knobs)
+    if knobs.local_processes == 1 or threads is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    shares = host.shares(knobs.local_processes)
+    if shares is None or len(shares[0]) < threads:
+        return None
+    return tuple(tuple(share) for share in shares)
+
+
 def _watch(
-    group: Group,
-    pulse: _Pulse,
+    group: Ranks,
+    pulse: Pulse,
     order: Order,
     folder: Path,
     on_event: Callable[[Event], None],
@@ -298,21 +321,30 @@ def _watch(
         silent = pulse.silent_rank()
         if silent is not None and failed_at is None:
             rank, seconds = silent
-            group.ask_for_stacks()
+            astray = stacks.astray(group.ask_for_stacks())
+            rank = rank if astray is None else astray
+            reason = f"rank {rank} had been stepping and was silent for {seconds:.0f} s"
+            if astray is not None:
+                reason += ", and the others wait for it"
+            elif len(group.codes) > 1:
+                reason = f"which of the ranks hangs is not known: {reason}, the longest"
             return ending.stopped(
                 folder,
                 Outcome.HANG,
                 pulse.phases[rank],
-                f"rank {rank} had been stepping and was silent for {seconds:.0f} s",
+                reason,
                 rank,
+                stacks.tail(folder, rank),
             )
         if now - begin - pulse.rested_s() > order.timeout_s:
-            group.ask_for_stacks()
+            astray = stacks.astray(group.ask_for_stacks())
+            waiting = "" if astray is None else f"; the other ranks wait for rank {astray}"
             return ending.stopped(
                 folder,
                 Outcome.TIMEOUT,
-                pulse.phases[0],
-                f"the case's time was up after {order.planned.case.measure.timeout_s:g} s",
-                0,
+                pulse.phases[astray or 0],
+                f"the case's time was up after {order.planned.case.measure.timeout_s:g} s{waiting}",
+                astray or 0,
+                stacks.tail(folder, astray or 0),
             )
     return None

@@ -5,22 +5,20 @@ Nothing is started here but the probe children of the backends that are asked fo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
-from bench.backends import families, peaks, registry
+from bench.backends import drives, families, peaks, registry, users_files
 from bench.backends.base import Probe, Refusal
 from bench.results.record import MEASUREMENT_VERSION, Keys
-from bench.run import environment, pythons
+from bench.run import environment, pythons, users_own
 from bench.run.pythons import Python
 from bench.scenarios import expand, identity
 from bench.scenarios.errors import ScenarioError, did_you_mean
@@ -44,6 +42,11 @@ class Planned:
     """Of the software that this Python finds; null: as the parent process finds it."""
     side: Literal["A", "B"] | None = None
     """`A` or `B`, where two are held against each other."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what the user's files say, by the knob that names each, and a named drive as a
+    record may hold it: what stands in the keys in place of paths."""
+    own_code: Mapping[str, str] = field(default_factory=dict)
+    """Digest of the file that the user's own model is in, under `model`; empty for a timm model."""
 
     @property
     def runnable(self) -> bool:
@@ -89,7 +92,7 @@ def plan(
     for item in work:
         for probe in probes:
             for case in _cases(item, probe, sweeps):
-                _check_data(case)
+                users_own.check(case)
                 # Cases of one scenario keep counting over several arguments: one of them is first.
                 place = (case.scenario, probe.backend)
                 found = _planned(case, probe, positions[place], python)
@@ -117,7 +120,10 @@ def replanned(planned: Planned, case: Case) -> Planned:
     """Return another case in the place of a planned one, under its own keys and refusals."""
     versions = environment.versions() if planned.versions is None else planned.versions
     python = Python(planned.interpreter, versions)
-    return _planned(case, planned.probe, planned.position, python)
+    # As they were read for the plan: a file that changes meanwhile is another setting.
+    named = {*users_files.named(case.knobs), *users_own.drive(case.knobs)}
+    contents = {knob: told for knob, told in planned.contents.items() if knob in named}
+    return _planned(case, planned.probe, planned.position, python, contents)
 
 
 def choose(
@@ -160,7 +166,13 @@ def _refusals(knobs: Knobs, probe: Probe) -> list[Refusal]:
     # An unavailable backend may not even have an adapter that can be asked.
     if not probe.available:
         return []
-    return families.refusals(registry.get(probe.backend), knobs, probe)
+    found = families.refusals(registry.get(probe.backend), knobs, probe)
+    drive = knobs.zero.nvme_path
+    # Of several nodes one may lack it: that is a row, as a missing package is.
+    if drive is not None and (reason := drives.unusable(Path(drive).expanduser())) is not None:
+        reason = f"{reason}: name one on a drive that this user may write to"
+        found.append(Refusal(knob="zero.nvme_path", value=drive, reason=reason))
+    return found
 
 
 def _variables(knobs: Knobs, probe: Probe) -> dict[str, str]:
@@ -170,12 +182,22 @@ def _variables(knobs: Knobs, probe: Probe) -> dict[str, str]:
     return dict(os.environ) | registry.get(probe.backend).environment(knobs, probe)
 
 
-def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned:
+def _planned(
+    case: Case,
+    probe: Probe,
+    position: int,
+    python: Python,
+    contents: Mapping[str, str] | None = None,
+) -> Planned:
+    if contents is None:
+        contents = users_files.digests(case.knobs) | users_own.drive(case.knobs)
+    own_code = users_own.code(case.knobs.model, python.path)
     series = identity.series_key(
         case.knobs,
         backend=probe.backend,
         device_model=probe.device_model or "unknown",
         world=case.knobs.processes,
+        contents=contents,
     )
     return Planned(
         case=case,
@@ -190,50 +212,13 @@ def _planned(case: Case, probe: Probe, position: int, python: Python) -> Planned
                 series,
                 case.knobs,
                 case.measure,
-                versions={**python.versions, **_own_code(case.knobs.model, python.path)},
+                versions={**python.versions, **own_code},
                 measurement=MEASUREMENT_VERSION,
                 flags=environment.acting(_variables(case.knobs, probe)),
             ),
         ),
         interpreter=python.path,
         versions=python.versions,
+        contents=contents,
+        own_code=own_code,
     )
-
-
-def _own_code(model: str, interpreter: str) -> dict[str, str]:
-    """Return a digest of the file that a user's own factory is in; empty for a timm model.
-
-    The module is found without importing it. What it imports in turn is not seen.
-    """
-    name, is_own, _ = model.partition(":")
-    if not is_own:
-        return {}
-    places: Sequence[str] | None = pythons.module_places(interpreter)
-    spec = None
-    for depth in range(1, name.count(".") + 2):
-        parts = name.split(".")[:depth]
-        spec = PathFinder.find_spec(".".join(parts), places)
-        if spec is None:
-            break
-        places = spec.submodule_search_locations
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return {"model": "not found"}
-    return {"model": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()}
-
-
-def _check_data(case: Case) -> None:
-    data, least = case.knobs.data, case.knobs.least_resident_pool
-    if data.source == "device" and data.pool is not None and data.pool < least:
-        raise ScenarioError(
-            f"{case.scenario} / {case.case}: data.pool",
-            f"{data.pool} is too small: with data.source=device and loader.batches_per_execution="
-            f"{case.knobs.loader.batches_per_execution} a graph would hold the whole pool",
-            f"set data.pool to {least} or more, or to null",
-        )
-    kind, _, path = data.source.partition(":")
-    if kind == "folder" and not Path(os.path.expanduser(path)).is_dir():  # noqa: PTH111
-        raise ScenarioError(
-            f"{case.scenario} / {case.case}: data.source",
-            f"there is no folder {path}",
-            "name a folder that holds one sub-folder of images per class",
-        )

@@ -23,7 +23,8 @@ from bench.results.store import new_id
 from bench.run import environment
 from bench.run.ending import End
 from bench.run.plan import Planned
-from bench.run.scrubbing import scrub
+from bench.run.scrubbing import scrub, shareable_path
+from bench.scenarios.schema import Case
 
 
 def record_of(
@@ -57,7 +58,8 @@ def record_of(
         position=planned.position,
         side=planned.side,
         keys=planned.keys,
-        requested=planned.case,
+        requested=_shareable(planned.case),
+        contents=dict(planned.contents),
         backend=planned.backend,
         device=None
         if probe.device_model is None
@@ -82,6 +84,18 @@ def record_of(
         verdict_reason=verdict_reason,
         health=health,
     )
+
+
+def _shareable(case: Case) -> Case:
+    """Return a case whose files and folders are named so that a record may hold it."""
+    groups = {}
+    for name, knobs in {"accelerate": ["config"], "zero": ["config", "nvme_path"]}.items():
+        group = getattr(case.knobs, name)
+        paths = {knob: path for knob in knobs if (path := getattr(group, knob)) is not None}
+        if paths:
+            shared = {knob: shareable_path(path) for knob, path in paths.items()}
+            groups[name] = group.model_copy(update=shared)
+    return case.model_copy(update={"knobs": case.knobs.model_copy(update=groups)})
 
 
 def judge(launches: Sequence[Launch]) -> tuple[Verdict, str | None]:

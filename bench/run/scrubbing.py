@@ -45,6 +45,23 @@ def scrub(text: str) -> str:
     return replaced
 
 
+def shareable_path(path: str) -> str:
+    """Return a path to a file as a record may hold it, so that it can be found again.
+
+    Below the working directory and the home folder it is written from there. Another one that names
+    a user keeps its last component only: `<path>/NAME`.
+    """
+    file = Path(path)
+    if path.startswith("~/") or not (file.is_absolute() or path.startswith("~")):
+        return path
+    for folder, name in ((Path.cwd(), Path()), (Path.home(), Path("~"))):
+        if len(folder.parts) > 1 and file.is_relative_to(folder):
+            return str(name / file.relative_to(folder))
+    names = {*file.parts} - _ORDINARY_WORDS
+    of_somebody = path.startswith("~") or _HOME_OF_SOMEBODY.match(path) or _user() in names
+    return f"<path>/{file.name}" if of_somebody else path
+
+
 def _without_known_folders(text: str) -> str:
     folders = (
         (str(Path.cwd()), "<cwd>"),

@@ -15,8 +15,6 @@ from bench.workload.step import Step, TrainStep
 
 _ASKED_ALWAYS = (
     "task",
-    "engine",
-    "processes",
     "precision",
     "compile",
     "batch_size",
@@ -34,16 +32,20 @@ _CHECKPOINTING = "grad_checkpointing"
 """Where timm's models keep whether they checkpoint."""
 
 
-def asked(knobs: Knobs, model: torch.nn.Module, image_size: int) -> dict[str, JsonValue]:
+def asked(
+    knobs: Knobs, engine: Engine, model: torch.nn.Module, image_size: int
+) -> dict[str, JsonValue]:
     """Return the settings that `actual` can read back, as the case asks for them.
 
     Args:
         knobs: The case.
+        engine: Tells what can be read back of its own settings.
         model: Tells what it lets be read back.
         image_size: Of the samples that the model was built for. Unit: pixels.
     """
     names = _ASKED_ALWAYS + (_ASKED_TRAINING if knobs.task == "train" else ())
     wanted: dict[str, JsonValue] = {name: getattr(knobs, name) for name in names}
+    wanted |= engine.asked(knobs)
     wanted["image_size"] = image_size
     for name in ("compile_mode", "threads"):
         if getattr(knobs, name) is not None:
@@ -78,11 +80,12 @@ def actual(
         "batch_size": min(step.batch_sizes) if len(step.batch_sizes) == 1 else None,
         "image_size": min(step.image_sizes) if len(step.image_sizes) == 1 else None,
         "channels_last": _is_channels_last(model, knobs),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": engine.count(model),
         "parameter_types": ", ".join(
             sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
         ),
     }
+    found["own_memory"] = device.own_memory
     found |= float8.describe(model)
     found |= _compilation(step)
     found |= engine.describe_actual()
@@ -91,10 +94,22 @@ def actual(
         found |= optimizers.describe_actual(step.optimizer)
         asked_for = step.counter.updates + (step.skipped_updates() or 0)
         found["gradient_accumulation"] = step.micro_batches // asked_for if asked_for else None
+        found["global_batch"] = _global_batch(found)
         # Null where the model does not tell: unknown is not what was asked for.
         told = getattr(model, _CHECKPOINTING, None)
         found["activation_checkpointing"] = None if told is None else bool(told)
     return found | {k: v for k, v in proven.items() if k not in found}
+
+
+def _global_batch(found: dict[str, JsonValue]) -> int | None:
+    """Return the samples of all devices in one update; null: a factor of it is not known."""
+    product = 1
+    for name in ("batch_size", "processes", "spmd.devices", "gradient_accumulation"):
+        factor = found.get(name, 1) if name == "spmd.devices" else found.get(name)
+        if not isinstance(factor, int):
+            return None
+        product *= factor
+    return product
 
 
 def _precision(

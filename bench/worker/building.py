@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from pydantic import JsonValue
 
+from bench.backends import users_files
 from bench.backends.base import Backend, Device, World
 from bench.measure.alignment import Alignment
+from bench.scenarios.errors import ScenarioError
 from bench.scenarios.schema import Knobs
 from bench.worker.job import Job
 from bench.workload import data, engines, float8, models, optimizers
 from bench.workload.engines import Engine
+from bench.workload.errors import BadCase
 from bench.workload.step import InferStep, MovedParameters, Step, TrainStep, trainable_parameters
 
 
@@ -51,14 +56,17 @@ def build(job: Job, world: World, device: Device) -> Built:
         bench.backends.base.Unsupported: the device or model cannot honour a knob.
     """
     knobs = job.case.knobs
+    _check_files(job)
     device.seed(job.seed)
     proven = {} if job.notes else device.prove(knobs)
     source = models.build(knobs)
     trainable = trainable_parameters(source.module)
     module = float8.convert(source.module, knobs, source.image_size, emulate=device.emulates_float8)
     model = device.place(module, knobs)
-    engine = engines.make(knobs, world, device.ddp_options)
-    module = device.compile(engine.prepare(model), knobs)
+    engine = engines.make(knobs, world, device, Path(job.folder))
+    make = partial(optimizers.build, knobs) if knobs.task == "train" else None
+    module, optimizer = engine.prepare(model, make)
+    module = device.compile(module, knobs)
     data_seed = job.seed + world.rank
     if job.purpose == "health":
         # One batch for all ranks: the mean of their gradients is then that of a single process.
@@ -71,10 +79,25 @@ def build(job: Job, world: World, device: Device) -> Built:
     else:
         batches = device.feed(data.loader(knobs, source.image_size, data_seed), knobs)
     step: Step
-    if knobs.task == "train":
-        optimizer = optimizers.build(knobs, model.parameters())
+    if optimizer is not None:
         step = TrainStep(device, module, batches, knobs, engine=engine, optimizer=optimizer)
     else:
         step = InferStep(device, module, batches, knobs)
-    moved = MovedParameters(model, trainable) if knobs.task == "train" else None
+    moved = None if optimizer is None else MovedParameters(model, trainable, engine)
     return Built(step, model, engine, moved, proven, source.image_size)
+
+
+def _check_files(job: Job) -> None:
+    """See to it that the user's files say what the row will be known by."""
+    if job.contents is None:
+        return
+    try:
+        found = users_files.digests(job.case.knobs)
+    except ScenarioError as error:
+        raise BadCase(str(error)) from error
+    for knob, file in users_files.named(job.case.knobs).items():
+        if found[knob] != job.contents.get(knob):
+            raise BadCase(
+                f"{knob}={file}: it says something else than when the case was planned: leave a "
+                "file as it is while it is measured"
+            )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from bench.backends.base import Device
-from bench.measure import device_steps, diagnose
+from bench.backends.base import Device, World
+from bench.measure import device_steps, diagnose, exchange
 from bench.measure.alignment import Alignment
 from bench.measure.target import Peers
 from bench.results.record import DeviceSteps, Diagnostics, Latency
 from bench.scenarios.schema import Knobs
 from bench.worker.building import Built
 from bench.workload import data
-from bench.workload.step import TimedBatches
+from bench.workload.engines import NotWithoutExchange
+from bench.workload.step import InferStep, TimedBatches
 
 T = TypeVar("T")
 _LATENCY_STEPS = 200
@@ -110,6 +112,86 @@ def run(
     )
 
 
+def without_exchange(
+    knobs: Knobs,
+    found: Diagnostics,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    *,
+    periods: int,
+    budget_s: float,
+    world: World,
+    peers: Peers,
+) -> tuple[Diagnostics, float | None]:
+    """Add what the exchange between ranks costs, from steps with it and without, in turns.
+
+    To be called last: the ranks train apart meanwhile, and their weights agree no more.
+
+    Args:
+        knobs: Of the case.
+        found: What the pass has found before.
+        built: The workload, at a window edge.
+        device: Where it runs.
+        alignment: The rhythm of the case.
+        periods: Length of a block: that of a headline window.
+        budget_s: What the pairs of blocks may take. Unit: seconds.
+        world: This process's place.
+        peers: The other ranks.
+
+    Returns:
+        The diagnostics, and this rank's own time of a block without the exchange in seconds; null:
+        not known.
+    """
+    if knobs.devices == 1:
+        return found, None
+    reason = _always_exchanges(built, device, world)
+    pairs: exchange.Unexchanged | None = None
+    if reason is None:
+        with contextlib.ExitStack() as stack:
+
+            def switch(wanted: bool) -> None:
+                stack.close()
+                if not wanted:
+                    stack.enter_context(built.engine.unexchanged())
+
+            pairs = exchange.unexchanged(
+                built.step, alignment, periods, switch, budget_s, peers=peers
+            )
+        reason = None if pairs else "a graph was compiled in every pair of blocks"
+    if pairs is None:
+        skipped = [*found.skipped, f"communication: {reason}"]
+        return found.model_copy(update={"skipped": skipped}), None
+    shares = {
+        "communication_share": statistics.median(pairs.shares),
+        "communication_shares": pairs.shares,
+    }
+    return found.model_copy(update=shares), pairs.own_s
+
+
+def of_all_ranks(found: Diagnostics | None, alone_s: Sequence[float | None]) -> Diagnostics | None:
+    """Return the diagnostics with what each rank took without the exchange. Unit: seconds."""
+    if found is None:
+        return None
+    known = [seconds for seconds in alone_s if seconds is not None]
+    return found.model_copy(update={"alone_s": known if len(known) == len(alone_s) else []})
+
+
+def _always_exchanges(built: Built, device: Device, world: World) -> str | None:
+    """Return why there are no steps without the exchange; null: there are."""
+    if world.size == 1:
+        return "the devices of one process exchange inside of its graph"
+    if device.pending(next(built.model.parameters())) is not None:
+        return "on this device steps without it would be another graph to compile"
+    if isinstance(built.step, InferStep) and not built.engine.shards_weights:
+        return "inference exchanges nothing where every rank has all weights"
+    try:
+        with built.engine.unexchanged():
+            return None
+    except NotWithoutExchange as found:
+        return str(found)
+
+
 def _doubling(built: Built, alignment: Alignment, periods: int, peers: Peers) -> float:
     """Return the clearest of a few readings: a busy machine bends one, a blind clock bends all."""
     best = 0.0
@@ -132,7 +214,7 @@ def _uncompiled(built: Built, peers: Peers, read: Callable[[], T]) -> T | None:
 
 def _samples_per_s(knobs: Knobs, naive: diagnose.Naive, seconds: float) -> float:
     """Return what a script prints: the batch of all ranks over the mean time of a step."""
-    samples_per_step = knobs.gradient_accumulation * knobs.batch_size * knobs.processes
+    samples_per_step = knobs.gradient_accumulation * knobs.batch_size * knobs.devices
     return samples_per_step * naive.steps / seconds
 
 
@@ -172,5 +254,5 @@ def _twin(
 
 
 def _twin_samples_per_s(knobs: Knobs, twin: diagnose.Twin) -> float:
-    samples = twin.micro_batches * knobs.batch_size * knobs.processes
+    samples = twin.micro_batches * knobs.batch_size * knobs.devices
     return samples / statistics.median(twin.block_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from bench.audit.evidence import Evidence
@@ -13,7 +14,7 @@ from bench.backends.base import Backend, Counters, Device, World
 from bench.measure import readings
 from bench.measure.alignment import Alignment
 from bench.measure.noise import NoiseMonitor
-from bench.measure.target import Peers
+from bench.measure.target import ALONE, Peers
 from bench.measure.turns import UNDIVIDED, Turns
 from bench.measure.warm_up import WarmUp, first_step, warm_up
 from bench.measure.windows import Measured, measure_windows, plan_windows
@@ -24,6 +25,9 @@ from bench.worker.building import Built
 from bench.worker.gauges import DeviceGauge
 from bench.worker.reporting import Reporter
 from bench.workload.step import Step, TrainStep
+
+_DIGITS_OF_A_DOUBLE = 13
+"""Hexadecimal: 52 bits."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,11 @@ def measure(
     peers: Peers,
     reporter: Reporter,
     turns: Turns = UNDIVIDED,
+    cpus: Collection[int] | None = None,
 ) -> Headline:
     """Run the phases whose last one is timed.
+
+    `cpus` are those of all ranks of this machine, where each is kept on its own; null: on any.
 
     Raises:
         bench.measure.windows.NoCleanWindow: compilations voided every window.
@@ -98,7 +105,7 @@ def measure(
     plan = plan_windows(case.measure, warm.period_s, backend.least_periods(case.knobs))
     reporter.planned(plan.periods_per_window, warm.period_s)
     # Our parent, or torchrun's agent, has started all the other ranks.
-    monitor = NoiseMonitor(extra_pids=(os.getppid(),))
+    monitor = NoiseMonitor(extra_pids=(os.getppid(),), cpus=cpus)
     others = device.disturbances()
     gauge = DeviceGauge(device)
     device.reset_peak_memory()
@@ -146,7 +153,12 @@ def measure(
 
 
 def evidence_of(
-    case: Case, built: Built, device: Device, headline: Headline, collectives: str | None
+    case: Case,
+    built: Built,
+    device: Device,
+    headline: Headline,
+    collectives: str | None,
+    peers: Peers = ALONE,
 ) -> Evidence:
     """Collect what the audit looks at, before any diagnostic pass disturbs it."""
     training = case.knobs.task == "train"
@@ -179,10 +191,12 @@ def evidence_of(
         graphs_skipped=headline.after.graphs_skipped,
         moved_share=built.moved.share() if built.moved is not None else None,
         untrained=_untrained(built),
+        weights_agree=_weights_agree(built, peers),
+        shards_updates=built.engine.shards_updates,
         loss_first=headline.loss_first,
         loss_last=headline.loss_last,
         collectives=collectives,
-        asked=actual.asked(case.knobs, built.model, built.image_size),
+        asked=actual.asked(case.knobs, built.engine, built.model, built.image_size),
         actual=actual.actual(
             case.knobs,
             device=device,
@@ -206,6 +220,20 @@ def _untrained(built: Built) -> tuple[str, ...]:
     if built.moved is None or not isinstance(built.step, TrainStep):
         return ()
     return tuple(built.moved.untrained(built.step.optimizer))
+
+
+def _weights_agree(built: Built, peers: Peers) -> bool | None:
+    """Return whether all ranks have the same weights; null: nothing is trained, or by one only.
+
+    Of a rank alone, whether its devices have, where these are several.
+    """
+    if built.moved is None:
+        return None
+    if peers is ALONE:
+        return built.engine.copies_agree(built.model)
+    # As many bits of the digest as a number keeps, which is what ranks can compare.
+    number = float(int(built.moved.digest()[:_DIGITS_OF_A_DOUBLE], 16))
+    return peers.most(number) == -peers.most(-number)
 
 
 def _counts(step: Step) -> Counts:

@@ -23,6 +23,7 @@ from bench.worker import building
 from bench.worker.events import Events
 from bench.worker.job import Job
 from bench.worker.peers import meet
+from bench.workload.engines import Engine
 from bench.workload.step import TrainStep
 
 _MOST_AGAIN = 16
@@ -56,23 +57,40 @@ class WatchedLoss(torch.nn.Module):
 
 
 class WatchedGradients:
-    """Looks at the gradients of an optimizer, before every update."""
+    """Looks at the gradients of an optimizer, before every update.
 
-    def __init__(self) -> None:
+    Args:
+        engine: Tells what of them this rank holds.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self.squares: list[torch.Tensor] = []
-        """Sum of the squares of all elements, per update."""
+        """Sum of the squares of all elements, per call of the optimizer, then per update."""
         self.nonfinite: list[torch.Tensor] = []
-        """Elements that are NaN or infinite, per update."""
+        """Elements that are NaN or infinite, the same way."""
 
     def look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Note what it is given now; a hook of its step."""
         given = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        gradients = [gradient.detach() for gradient in given if gradient is not None]
+        held = [self._engine.local(gradient) for gradient in given if gradient is not None]
+        gradients = [gradient.detach() for gradient in held]
         if gradients:
             squares = [gradient.float().square().sum() for gradient in gradients]
             nonfinite = [(~gradient.isfinite()).sum() for gradient in gradients]
             self.squares.append(torch.stack(squares).sum())
             self.nonfinite.append(torch.stack(nonfinite).sum())
+
+    def add_up(self) -> None:
+        """Turn what this rank has summed into sums over whole gradients; all ranks at once."""
+        self.squares = self._engine.over_ranks(self._per_update(self.squares))
+        self.nonfinite = self._engine.over_ranks(self._per_update(self.nonfinite))
+
+    def _per_update(self, seen: list[torch.Tensor]) -> list[torch.Tensor]:
+        calls = self._engine.calls_per_update
+        if calls == 1:
+            return seen
+        return [torch.stack(seen[at : at + calls]).sum() for at in range(0, len(seen), calls)]
 
 
 def run(job: Job, world: World, events: Events) -> HealthRun | None:
@@ -111,7 +129,7 @@ def watch(step: TrainStep, alignment: Alignment, updates: int, events: Events) -
     every = alignment.gradient_accumulation
     loss = WatchedLoss(step.criterion, every)
     step.criterion = loss
-    gradients = WatchedGradients()
+    gradients = WatchedGradients(step.engine)
     if step.scaling is None:
         step.optimizer.register_step_pre_hook(gradients.look)
     else:
@@ -126,6 +144,7 @@ def watch(step: TrainStep, alignment: Alignment, updates: int, events: Events) -
         step.fence()
         edge = alignment.batches_per_execution
         events.tell(done=min(step.micro_batches // every, updates), total=updates)
+    gradients.add_up()
     looked_at = _made(gradients, updates) if step.scaling is not None else range(updates)
     losses = [loss.kept[at] for at in looked_at] + [loss.kept[looked_at[-1] + 1]]
     squares = [gradients.squares[at] for at in looked_at if at < len(gradients.squares)]

@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 
 from bench.backends import products
-from bench.backends.base import Device
+from bench.backends.base import Device, World
 from bench.measure.alignment import Alignment
+from bench.measure.target import ALONE, Peers
 from bench.results.record import Inspection
 from bench.scenarios.schema import DEFAULT_POOL, Knobs
 from bench.worker.building import Built
@@ -29,13 +30,20 @@ from bench.workload.step import TrainStep, floating_type
 _LEAST_BATCHES, _MOST_BATCHES = 4, 16
 _BEYOND_A_POOL = 2 * DEFAULT_POOL + 1
 _TRACED = "the traced graph"
+_ALONE = World()
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def run(
-    knobs: Knobs, built: Built, device: Device, alignment: Alignment, feed: Iterator[Batch]
+    knobs: Knobs,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    feed: Iterator[Batch],
+    world: World = _ALONE,
+    peers: Peers = ALONE,
 ) -> Inspection:
-    """Draw some batches, make two periods of steps, and multiply known matrices.
+    """Draw some batches, make some periods of steps, and multiply known matrices.
 
     Args:
         knobs: Of the case.
@@ -43,6 +51,8 @@ def run(
         device: Where it runs.
         alignment: The rhythm of the case.
         feed: The batches of the windows, at a window edge.
+        world: This process's place.
+        peers: The other ranks.
     """
     look = _Look(knobs, built, device, alignment)
     built.step.batches = watched = WatchedBatches(feed)
@@ -51,6 +61,8 @@ def run(
     for _ in range(-(-_wanted(knobs) // alignment.period) * alignment.period):
         next(watched)
     types, source = look.products()
+    # First, since large gradients may leave weights that give none.
+    heard = look.exchange(world, peers)
     kept = look.gradients()
     rounded = look.rounding()
     built.step.batches = feed
@@ -65,8 +77,24 @@ def run(
         batches_distinct=watched.distinct,
         input_deviation=watched.deviation,
         gradient_kept=kept,
+        gradient_heard=heard,
         skipped=look.skipped,
     )
+
+
+def exchange(
+    knobs: Knobs,
+    built: Built,
+    device: Device,
+    alignment: Alignment,
+    world: World,
+    peers: Peers,
+) -> Inspection:
+    """Look only at whether every rank hears of the others; the arguments are those of `run`."""
+    look = _Look(knobs, built, device, alignment)
+    heard = look.exchange(world, peers)
+    unseen = [f"{part}: measure.diagnostics=false" for part in ("products", "gradients")]
+    return Inspection(gradient_heard=heard, skipped=[*unseen, *look.skipped])
 
 
 def product_types(found: Inspection) -> list[str]:
@@ -135,6 +163,11 @@ class _Look:
         if not isinstance(step, TrainStep):
             self.skipped.append("gradients: inference has none")
             return None
+        if not step.engine.shows_gradients:
+            self.skipped.append(
+                f"gradients: engine={self.knobs.engine} shows them to nobody but the optimizer"
+            )
+            return None
         if self._untouched_while_pending(step):
             return 1.0
         looks = {"left": inspection.enlarged, "given": inspection.norm}
@@ -145,6 +178,36 @@ class _Look:
             called = "their norm is zero or not finite" if watched.updates else "no update was made"
             self.skipped.append(f"gradients: {called}")
         return kept
+
+    def exchange(self, world: World, peers: Peers) -> float | None:
+        """Return the least that any rank hears of another one that alone has a loss: norm.
+
+        The first rank speaks, then the last; all others must be given its gradients.
+        """
+        step = self.built.step
+        if world.size == 1 or not isinstance(step, TrainStep):
+            return None
+        if self._computes_later():
+            self.skipped.append("exchange: on this device it would be another graph to compile")
+            return None
+        heard, untold = math.inf, False
+        for speaker in (0, world.size - 1):
+            criterion = inspection.OneSpeaks(step.criterion, world.rank == speaker)
+            norm = inspection.given_norm(step, criterion, self._make_a_period)
+            held = None if norm is None or math.isinf(norm) else norm
+            least = -peers.most(-math.inf if held is None else -held)
+            most = peers.most(held or 0.0)
+            if least == 0 < most:
+                return 0.0  # whatever other ranks could not tell
+            heard = min(heard, least)
+            # Where the speaker's own gradient is 0, there was nothing to hear.
+            untold = peers.any(norm is None) or most == 0 or untold
+        if untold:
+            self.skipped.append(
+                "exchange: an update was skipped, or had no gradient that is finite"
+            )
+            return None
+        return heard
 
     def rounding(self) -> rounding.Rounding:
         """Return what became of a product of known float32 matrices."""

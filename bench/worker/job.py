@@ -21,6 +21,8 @@ JOB_VARIABLE = "BENCH_JOB"
 EVENTS_VARIABLE = "BENCH_EVENTS_FD"
 PARENT_VARIABLE = "BENCH_PARENT_PID"
 TURN_VARIABLE = "BENCH_TURN_FD"
+MEETING_VARIABLE = "BENCH_MEETING"
+"""Where the ranks meet, as torch.distributed has it; unset: at a file in the folder of the job."""
 
 JOB_FILE = "job.json"
 RESULT_FILE = "launch.json"
@@ -40,11 +42,13 @@ def log_file(folder: Path, rank: int) -> Path:
 
 
 def world_from_environment() -> World:
-    """Return this process's place, as our launcher or torchrun sets it; alone where neither did."""
+    """Return this process's place as our launcher sets it, in torchrun's words; alone without."""
     return World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        node=int(os.environ.get("GROUP_RANK", "0")),
     )
 
 
@@ -62,10 +66,15 @@ class Job(Strict):
     cache: Literal["cold", "warm", "none"]
     folder: str
     """Of this launch alone: logs, rendezvous, result and failures."""
+    contents: dict[str, str] | None = None
+    """Digests of what the user's files said when the case was planned, by knob; null: nobody looked
+    into them."""
     in_turns: bool = False
     """Before every window, wait for the parent's word that the launch beside this one rests."""
     cpus: tuple[int, ...] | None = None
     """From the first step on, compute on these; null: on any."""
+    cpus_of_ranks: tuple[tuple[int, ...], ...] | None = None
+    """The CPUs of each of this machine's ranks, by local rank; null: any."""
     purpose: Literal["measure", "health", "precompile", "compile"] = "measure"
     """`health`: updates on one batch that all ranks share, and nothing timed. `precompile`: a few
     untimed steps, for the compile cache that they leave. `compile`: no step, and no device: what

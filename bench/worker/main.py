@@ -37,7 +37,14 @@ from bench.worker.job import (
 from bench.workload.errors import BadCase
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
-_PEER_WORDS = ("connection closed by peer", "connection reset by peer", "timed out waiting")
+_PEER_WORDS = (
+    "broken pipe",
+    "connection closed by peer",
+    "connection reset by peer",
+    "remote process exited or there was a network error",
+    "timed out waiting",
+)
+"""Of gloo and NCCL."""
 _OURS = (BackendError, ClockError, CollectivesNotRealError, CompileFailed, Unsupported)
 """Their messages say what happened without the name of a class."""
 _KINDS = (

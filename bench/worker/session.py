@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.audit.checks import audit
+from bench.audit.evidence import Evidence
 from bench.backends import registry
 from bench.backends.base import Device, World
 from bench.measure.alignment import Alignment
 from bench.measure.readings import clocks_of_all, energy_of_all
+from bench.measure.stragglers import straggler
 from bench.measure.target import Peers
 from bench.results.record import (
     Check,
@@ -24,16 +26,18 @@ from bench.results.record import (
     Energy,
     Inspection,
     Launch,
+    Noise,
     Peak,
     Phase,
     Phases,
+    RankPlace,
 )
-from bench.worker import building, diagnostics, headline, inspection
+from bench.worker import building, diagnostics, headline, inspection, place
 from bench.worker.building import Built
 from bench.worker.events import Events
 from bench.worker.headline import Headline
 from bench.worker.job import Job
-from bench.worker.peers import DistPeers, meet
+from bench.worker.peers import DistPeers, Where, meet
 from bench.worker.reporting import Reporter
 from bench.worker.turns import of_job
 from bench.workload import flops
@@ -50,7 +54,11 @@ class RankReport:
     energy: Energy | None
     clocks: Clocks | None
     checks: list[Check]
+    place: RankPlace
+    noise: Noise
     fallbacks: dict[str, int] | None
+    alone_s: float | None = None
+    """What a block of steps without the exchange between ranks took; null: not known."""
 
 
 def run(job: Job, world: World, events: Events, import_s: float) -> Launch | None:
@@ -70,21 +78,22 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
     events.enter(Phase.BUILD)
     begin = time.perf_counter()
     device = backend.open(case.knobs, world)
+    cpus = place.keep(job, world)
     peers, collectives = meet(world, device, Path(job.folder), case.knobs)
     alignment = building.alignment(backend, case.knobs)
     with device.checkpointing():
         built = building.build(job, world, device)
         gc.collect()  # or what building left is collected inside a window
         build_s = time.perf_counter() - begin
-        reporter = Reporter(events, case.knobs.batch_size * world.size, alignment)
+        reporter = Reporter(events, case.knobs.process_batch * world.size, alignment)
         turns = of_job(job, events, peers)
         turns.wait_to_begin()
         found = headline.measure(
-            case, built, device, alignment, backend, world, peers, reporter, turns
+            case, built, device, alignment, backend, world, peers, reporter, turns, cpus
         )
         turns.wait_for_the_end()
-        evidence = headline.evidence_of(case, built, device, found, collectives)
-        diagnosed, inspected, diagnose_s = _diagnose(
+        evidence = headline.evidence_of(case, built, device, found, collectives, peers)
+        diagnosed, inspected, alone_s, diagnose_s = _diagnose(
             job, world, device, built, alignment, found, peers, events
         )
         counted = _counted(job, built)
@@ -96,6 +105,8 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         peaks=_peaks(job, device, inspected),
         in_turns=job.in_turns,
     )
+    if isinstance(peers, DistPeers):
+        evidence = _over_nodes(evidence, peers.where())
     report = RankReport(
         window_s=found.measured.window_s,
         peak_memory_bytes=found.peak_memory_bytes,
@@ -103,7 +114,10 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         energy=found.energy,
         clocks=found.clocks,
         checks=audit(evidence),
+        place=place.here(world),
+        noise=found.noise,
         fallbacks=found.fallbacks(),
+        alone_s=alone_s,
     )
     events.enter(Phase.REPORT)
     reports = peers.gather(report) if isinstance(peers, DistPeers) else [report]
@@ -125,14 +139,16 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         round=job.round,
         in_turns=job.in_turns,
         cpus=None if job.cpus is None else list(job.cpus),
+        ranks=[r.place for r in reports],
         started=started.isoformat(timespec="seconds"),
         phases=phases,
         micro_batches_per_window=found.measured.micro_batches_per_window,
         steps_per_window=found.measured.steps_per_window,
         samples_per_window=found.measured.micro_batches_per_window
-        * case.knobs.batch_size
+        * case.knobs.process_batch
         * world.size,
         window_s=[r.window_s for r in reports],
+        straggler=straggler([r.window_s for r in reports], [r.alone_s for r in reports]),
         voided_windows=found.measured.voided,
         dropped_windows=found.measured.dropped,
         warm_up_steps=found.warm.steps,
@@ -151,14 +167,25 @@ def run(job: Job, world: World, events: Events, import_s: float) -> Launch | Non
         clocks=clocks_of_all([r.clocks for r in reports if r.clocks is not None]),
         loss_first=found.loss_first,
         loss_last=found.loss_last,
-        noise=found.noise,
+        noise=noise_of_all(reports),
         audit=worst_of([r.checks for r in reports]),
-        diagnostics=diagnosed,
+        diagnostics=diagnostics.of_all_ranks(diagnosed, [r.alone_s for r in reports]),
         inspection=_with_reason(inspected, counted),
         flops_per_sample=evidence.flops_per_sample,
         peak=evidence.peaks[0] if len(evidence.peaks) == 1 else None,
         actual=dict(evidence.actual),
     )
+
+
+def noise_of_all(reports: list[RankReport]) -> Noise:
+    """Return what rank 0 found, with the share of others on the node where it is largest.
+
+    That is null where one node cannot tell. What disturbed another node its checks say.
+    """
+    firsts = [report.noise.co_tenant_share for report in reports if report.place.local_rank == 0]
+    known = [share for share in firsts if share is not None]
+    share = max(known) if len(known) == len(firsts) else None
+    return reports[0].noise.model_copy(update={"co_tenant_share": share})
 
 
 def worst_of(ranks: list[list[Check]]) -> list[Check]:
@@ -183,25 +210,59 @@ def _diagnose(
     found: Headline,
     peers: Peers,
     events: Events,
-) -> tuple[Diagnostics | None, Inspection | None, float | None]:
-    if not job.diagnose:
-        return None, None, None
+) -> tuple[Diagnostics | None, Inspection | None, float | None, float | None]:
+    """Return diagnostics, inspection, this rank's time without exchange, and what all of it took.
+
+    Unit of both times: seconds.
+    """
+    # Where updates are shared out, weights are equal whether the ranks hear of each other or not.
+    listens = world.size > 1 and job.index == 0 and job.case.knobs.task == "train"
+    if not job.diagnose and not listens:
+        return None, None, None, None
     events.enter(Phase.DIAGNOSE)
     begin = time.perf_counter()
+    if not job.diagnose:
+        heard = inspection.exchange(job.case.knobs, built, device, alignment, world, peers)
+        return None, heard, None, time.perf_counter() - begin
     feed = built.step.batches
+    periods = found.measured.micro_batches_per_window // alignment.period
+    budget_s = job.case.measure.budget_s / job.case.measure.launches
     diagnosed = diagnostics.run(
         job.case.knobs,
         built,
         device,
         alignment,
-        periods=found.measured.micro_batches_per_window // alignment.period,
-        budget_s=job.case.measure.budget_s / job.case.measure.launches,
+        periods=periods,
+        budget_s=budget_s,
         prefetched=registry.get(job.backend).prefetched(job.case.knobs),
         seed=job.seed + world.rank,
         peers=peers,
     )
-    inspected = inspection.run(job.case.knobs, built, device, alignment, feed)
-    return diagnosed, inspected, time.perf_counter() - begin
+    inspected = inspection.run(job.case.knobs, built, device, alignment, feed, world, peers)
+    diagnosed, alone_s = diagnostics.without_exchange(
+        job.case.knobs,
+        diagnosed,
+        built,
+        device,
+        alignment,
+        periods=periods,
+        budget_s=budget_s,
+        world=world,
+        peers=peers,
+    )
+    return diagnosed, inspected, alone_s, time.perf_counter() - begin
+
+
+def _over_nodes(evidence: Evidence, where: Where) -> Evidence:
+    """Return the evidence with the nodes, where the system tells one machine from another."""
+    if where.nodes is None:
+        return replace(evidence, machines=where.machines)
+    return replace(
+        evidence,
+        machines=where.machines,
+        asked={**evidence.asked, "nodes": evidence.knobs.nodes},
+        actual={**evidence.actual, "nodes": where.nodes},
+    )
 
 
 def _counted(job: Job, built: Built) -> Flops:

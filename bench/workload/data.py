@@ -103,7 +103,7 @@ def loader(knobs: Knobs, image_size: int, seed: int) -> DataLoader[Any]:
     dataset = _dataset(knobs, image_size, seed)
     return DataLoader(
         dataset,
-        batch_size=knobs.batch_size,
+        batch_size=knobs.process_batch,
         sampler=Endless(len(cast("Corpus", dataset)), seed),
         drop_last=True,
         **_workers(knobs, seed),
@@ -112,13 +112,17 @@ def loader(knobs: Knobs, image_size: int, seed: int) -> DataLoader[Any]:
 
 def draw_pool(knobs: Knobs, image_size: int, seed: int) -> list[Batch]:
     """Return distinct host batches: as many as `data.pool` says, or by default."""
+    return _drawn(knobs, image_size, seed, knobs.process_batch)
+
+
+def _drawn(knobs: Knobs, image_size: int, seed: int, samples: int) -> list[Batch]:
     count = knobs.data.pool or DEFAULT_POOL
     generator = torch.Generator().manual_seed(seed)
-    shape = (knobs.batch_size, 3, image_size, image_size)
+    shape = (samples, 3, image_size, image_size)
     return [
         (
             torch.randn(shape, generator=generator),
-            torch.randint(knobs.classes, (knobs.batch_size,), generator=generator),
+            torch.randint(knobs.classes, (samples,), generator=generator),
         )
         for _ in range(count)
     ]
@@ -143,9 +147,12 @@ def resident(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> 
 def repeated(knobs: Knobs, image_size: int, seed: int, device: torch.device) -> ResidentBatches:
     """Return one batch on the device, again and again: as many copies as one graph holds.
 
-    Copies, since a compiler that finds the same tensor twice in a graph may merge their work.
+    Copies, since a compiler that finds the same tensor twice in a graph may merge their work. All
+    devices of a process have the same samples, so that the mean over them is that of one device.
     """
-    images, labels = draw_pool(knobs, image_size, seed)[0]
+    images, labels = _drawn(knobs, image_size, seed, knobs.batch_size)[0]
+    devices = knobs.devices_per_process
+    images, labels = images.repeat(devices, 1, 1, 1), labels.repeat(devices)
     copies = range(knobs.loader.batches_per_execution)
     return _placed([(images.clone(), labels.clone()) for _ in copies], knobs, device)
 

@@ -107,7 +107,61 @@ class WatchedGradients:
         self._left.clear()
 
     def _seen(self, moment: str, parameter: torch.Tensor) -> Any:
-        return None if parameter.grad is None else self._looks[moment](parameter.grad)
+        if parameter.grad is None:
+            return None
+        return self._looks[moment](self._step.engine.local(parameter.grad))
+
+
+class OneSpeaks(torch.nn.Module):
+    """The step's own loss, times 1 on the rank that speaks and times 0 on the others.
+
+    Args:
+        criterion: The step's own.
+        speaks: Whether this rank does.
+    """
+
+    def __init__(self, criterion: torch.nn.Module, speaks: bool) -> None:
+        super().__init__()
+        self._criterion = criterion
+        self._share = 1.0 if speaks else 0.0
+
+    def forward(self, outputs: torch.Tensor, labels: torch.Tensor) -> Any:
+        """Return the loss, or its product with 0."""
+        return self._criterion(outputs, labels) * self._share
+
+
+def given_norm(
+    step: TrainStep, criterion: torch.nn.Module, run: Callable[[], None]
+) -> float | None:
+    """Return the norm of what this rank's optimizer was given of gradients, with another loss.
+
+    Infinity: this rank holds no part of any weight, so that nobody can give it any. Null: it cannot
+    be told, since every update was skipped, or a gradient is not finite.
+
+    Args:
+        step: What is stepped.
+        criterion: Stands for the step's own meanwhile.
+        run: Makes a few updates and waits for them.
+    """
+    norms: list[torch.Tensor] = []
+    held: list[int] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        held.append(sum(step.engine.local(p).numel() for p in parameters))
+        norms.extend(norm(step.engine.local(p.grad)) for p in parameters if p.grad is not None)
+
+    own, step.criterion = step.criterion, criterion
+    hook = step.optimizer.register_step_pre_hook(note)
+    try:
+        run()
+    finally:
+        hook.remove()
+        step.criterion = own
+    found = _together(list(norms))
+    if not held or not math.isfinite(found):
+        return None
+    return found if found > 0 or any(held) else math.inf
 
 
 def enlarged(gradient: torch.Tensor) -> torch.Tensor:

@@ -60,9 +60,15 @@ def _try_fused(
 
 
 class UpdateCounter:
-    """Counts updates through the optimizer's own hook, apart from the loop that asks for them."""
+    """Counts updates through the optimizer's own hook, apart from the loop that asks for them.
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    Args:
+        optimizer: Torch's own.
+        calls_per_update: How often an update calls it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, calls_per_update: int = 1) -> None:
+        self._calls_per_update = calls_per_update
         self._calls = 0
         self._skipped: torch.Tensor | None = None
         optimizer.register_step_post_hook(self._count)
@@ -70,7 +76,8 @@ class UpdateCounter:
     @property
     def updates(self) -> int:
         """Updates so far. Waits for the device where the optimizer skips some by itself."""
-        return self._calls - (0 if self._skipped is None else int(self._skipped.cpu()))
+        calls = self._calls // self._calls_per_update
+        return calls - (0 if self._skipped is None else int(self._skipped.cpu()))
 
     def _count(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._calls += 1

@@ -7,6 +7,7 @@ reads a value or prints.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
@@ -16,10 +17,12 @@ import torch
 from bench.backends.base import Device
 from bench.scenarios.schema import Knobs
 from bench.workload.data import Batch
-from bench.workload.engines import Engine
+from bench.workload.engines import Engine, PlainEngine
 from bench.workload.errors import BadCase
 from bench.workload.optimizers import UpdateCounter
 from bench.workload.scaling import LossScaling
+
+_DIGEST_BYTES = 16
 
 
 class TimedBatches:
@@ -133,9 +136,9 @@ class TrainStep(Step):
         optimizer: torch.optim.Optimizer,
     ) -> None:
         super().__init__(device, module, batches, knobs)
-        self._engine = engine
+        self.engine = engine
         self.optimizer = optimizer
-        self.counter = UpdateCounter(optimizer)
+        self.counter = UpdateCounter(optimizer, engine.calls_per_update)
         self.before_update: Callable[[], None] | None = None
         """Called when backward has left all gradients, those of other ranks averaged in and without
         the scale of their loss; null while anything is timed."""
@@ -145,7 +148,7 @@ class TrainStep(Step):
             self.scaling = LossScaling(device.torch_device.type)
         self.criterion: torch.nn.Module = torch.nn.CrossEntropyLoss()
         self._loss: torch.Tensor | None = None
-        self._smallest = _smallest_parameters(module)
+        self._smallest = _smallest_parameters(module, engine)
 
     def advance(self, micro_batches: int) -> None:
         """Issue so many micro-batches, and the updates that fall among them."""
@@ -153,7 +156,7 @@ class TrainStep(Step):
         for _ in range(micro_batches):
             images, labels = self._next()
             if self.micro_batches % every:
-                with self._engine.accumulate():
+                with self.engine.accumulate():
                     self._backward(images, labels)
                 continue
             self._backward(images, labels)
@@ -162,10 +165,10 @@ class TrainStep(Step):
                     self.scaling.unscale(self.optimizer)
                 self.before_update()
             if self.scaling is None:
-                self._device.step_optimizer(self.optimizer)
+                self.engine.update(self._device, self.optimizer)
             else:
                 self.scaling.step(self.optimizer)
-            self.optimizer.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad(set_to_none=True)
 
     def skipped_updates(self) -> int | None:
         """Return the updates that the loss scaling asked for and that changed no weight.
@@ -179,7 +182,15 @@ class TrainStep(Step):
         return self._loss
 
     def _witnesses(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._smallest
+        first, second = (self.engine.local(parameter) for parameter in self._smallest)
+        here = self._device.torch_device.type
+        if all(one.numel() and one.device.type == here for one in (first, second)):
+            return first, second
+        # What is kept on the host can be read at once, whatever the device still has to do. A loss
+        # is read in its turn, behind the update.
+        if self._loss is None:
+            raise RuntimeError("no micro-batch was issued, so there is nothing to read")
+        return self._loss, self._loss.clone()
 
     def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with self._device.autocast(self._knobs):
@@ -187,7 +198,7 @@ class TrainStep(Step):
         every = self._knobs.gradient_accumulation
         # Dividing by one would still cost two operators, which no loop of one batch per update has.
         share = loss if every == 1 else loss / every
-        (share if self.scaling is None else self.scaling.scaled(share)).backward()
+        self.engine.backward(share if self.scaling is None else self.scaling.scaled(share))
         self._loss = loss.detach()
 
 
@@ -228,12 +239,19 @@ class MovedParameters:
         module: The model as it will be trained.
         names: Its parameters to look at: those that were trainable when the model was built, so
             that what is frozen later counts as not moved. Null: those that are trainable now.
+        engine: Who drives it. Every rank of one that shards the model must look at once.
     """
 
     _SAMPLE = 256
 
-    def __init__(self, module: torch.nn.Module, names: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        names: Collection[str] | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self._module = module
+        self._engine = PlainEngine() if engine is None else engine
         self._names = trainable_parameters(module) if names is None else frozenset(names)
         self._before = self._sample()
 
@@ -243,9 +261,16 @@ class MovedParameters:
         moved = sum(not torch.equal(a, b) for a, b in zip(self._before, after, strict=True))
         return moved / len(after) if after else 0.0
 
+    def digest(self) -> str:
+        """Return a digest of the sample as it is now: equal where the weights are."""
+        found = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for sample in self._sample():
+            found.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
     def untrained(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Return the names of these that are frozen now, or that the optimizer does not hold."""
-        held = {p for group in optimizer.param_groups for p in group["params"]}
+        held = self._engine.updated(optimizer)
         trained = {n for n, p in self._module.named_parameters() if p.requires_grad and p in held}
         return sorted(self._names - trained)
 
@@ -253,7 +278,7 @@ class MovedParameters:
         samples = []
         for name, parameter in self._module.named_parameters():
             if name in self._names:
-                flat = parameter.detach().cpu().flatten()
+                flat = self._engine.whole(parameter).cpu().flatten()
                 samples.append(flat[:: max(1, len(flat) // self._SAMPLE)].clone())
         return samples
 
@@ -271,9 +296,13 @@ def floating_type(module: torch.nn.Module) -> torch.dtype:
     return torch.float32
 
 
-def _smallest_parameters(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def _smallest_parameters(
+    module: torch.nn.Module, engine: Engine
+) -> tuple[torch.Tensor, torch.Tensor]:
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise BadCase("the model has no parameter to train: use task=infer")
-    ordered = sorted(trainable, key=lambda p: p.numel())
+    # A rank may hold nothing of a small one that is sharded.
+    held = [p for p in trainable if engine.local(p).numel()] or trainable
+    ordered = sorted(held, key=lambda p: engine.local(p).numel())
     return ordered[0], ordered[min(1, len(ordered) - 1)]

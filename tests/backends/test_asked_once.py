@@ -87,6 +87,19 @@ def test_the_first_asks_for_all_and_the_last_to_read_cleans_up(
     assert not folder.exists()
 
 
+def test_who_reads_last_may_remove_the_folder_while_it_is_looked_through(
+    rank: pytest.MonkeyPatch,
+) -> None:
+    def removed(folder: Path, _: str) -> NoReturn:
+        raise FileNotFoundError(folder)
+
+    rank.setenv("LOCAL_RANK", "0")
+    asked_once.probe("toy", lambda: FOUND, 0.0)
+    rank.setattr(Path, "glob", removed)
+    rank.setenv("LOCAL_RANK", "1")
+    assert asked_once.probe("toy", never, 5.0) == FOUND
+
+
 def test_the_answer_for_another_backend_is_none_for_this(rank: pytest.MonkeyPatch) -> None:
     rank.setenv("LOCAL_RANK", "0")
     asked_once.probe("other", lambda: FOUND, 0.0)

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from bench.backends import cuda_probe, nvml
+from bench.backends import async_io, cuda_probe, nvml
 from bench.backends.base import Probe
 from tests.backends.fake_nvml import UUID, FakeNvml
+
+
+@pytest.fixture(autouse=True)
+def _nobody_opens_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take this process for one with a GPU from then on."""
+    monkeypatch.setattr(async_io, "missing", lambda device_type: f"asked for {device_type}")
 
 
 class FakeTensor:
@@ -82,6 +88,7 @@ def test_the_facts_are_what_refusals_and_readers_need() -> None:
     assert (facts["power_limit_w"], facts["ecc"], facts["mig"]) == (700.0, True, False)
     assert facts["arch"] is None
     assert isinstance(facts["torchao"], bool)
+    assert facts["async_io"] == "asked for cuda"
     assert facts["alike"] is True
     assert ask(fake_torch(a_gpu(), a_gpu("NVIDIA L4"))).facts["alike"] is False
 

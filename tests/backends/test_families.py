@@ -12,8 +12,8 @@ from bench.scenarios.schema import Knobs, Strict
 
 HERE = Probe(backend="old", available=True)
 SET: dict[str, Any] = {"neuron": {"optlevel": 3, "functionalization": False}}
-SHARED = {"data", "loader"}
-"""Groups of the schema that concern every device."""
+SHARED = {"data", "loader", "fsdp", "accelerate", "zero", "spmd"}
+"""Groups of the schema that concern every device, or an engine that an adapter names."""
 
 
 class Old(Backend):

@@ -75,7 +75,7 @@ def test_queues_and_threads_are_those_that_were_asked_for(
     asked: dict[str, int], given: dict[str, int]
 ) -> None:
     found = xla_child.run("xla_experiments.queues", Knobs(loader=LoaderKnobs(**asked)))
-    assert found == {"batches_per_execution": 1, **given}
+    assert found == {"batches_per_execution": 1, "input_sharding": None, **given}
 
 
 @pytest.mark.parametrize(("per_graph", "late"), [(1, False), (4, True)])

@@ -92,9 +92,36 @@ def test_what_xla_cannot_honour_is_refused_with_its_reason(
 
 
 def test_two_processes_are_refused_for_a_reason_of_the_device() -> None:
-    case = knobs(processes=2)
-    assert "do not communicate" in refused(case, ON_CPU)["processes"]
-    assert "has been shown to be real" in refused(case, ON_TPU)["processes"]
+    found = refused(knobs(processes=2), ON_CPU)
+    assert list(found) == ["processes", "engine"]
+    assert "do not communicate" in found["processes"]
+    assert "engine=spmd" in found["processes"]
+
+
+def test_on_a_tpu_every_chip_has_a_process_or_one_process_has_all() -> None:
+    two = ON_TPU.model_copy(update={"device_count": 2})
+    assert refused(knobs(processes=2), two) == {}
+    assert refused(knobs(processes=4, nodes=2), two) == {}
+    for case in (knobs(processes=3), knobs(processes=4), knobs(processes=2, nodes=2)):
+        reason = refused(case, two)["processes"]
+        assert reason.endswith("a process each, and here these are 2")
+    assert list(refused(knobs(engine="ddp"), two)) == ["engine"]
+
+
+def test_virtual_devices_are_made_for_the_case_that_asks_for_them() -> None:
+    three = knobs(engine="spmd", spmd={"devices": 3})
+    assert refused(three) == {}
+    assert BACKEND.environment(three, ON_CPU)["CPU_NUM_DEVICES"] == "3"
+    assert BACKEND.environment(knobs(), ON_CPU)["CPU_NUM_DEVICES"] == "1"
+    assert "CPU_NUM_DEVICES" not in BACKEND.environment(three, ON_TPU)
+
+
+def test_an_accelerator_takes_part_with_all_the_devices_that_it_has() -> None:
+    four = ON_TPU.model_copy(update={"device_count": 4})
+    assert refused(knobs(engine="spmd", spmd={"devices": 4}), four) == {}
+    for other in (1, 2, 5):
+        reason = refused(knobs(engine="spmd", spmd={"devices": other}), four)["spmd.devices"]
+        assert reason.endswith("here these are 4")
 
 
 def test_threads_belong_to_the_processors_and_not_to_a_tpu() -> None:

@@ -27,6 +27,7 @@ from bench.results.record import (
     Peak,
     Phase,
     Record,
+    Straggler,
     Verdict,
     Weight,
 )
@@ -91,6 +92,7 @@ def full_launch(index: int = 0, **fields: Any) -> Launch:
             gradient_kept=0.5,
             skipped=["something: was skipped"],
         ),
+        straggler=Straggler(rank=1, share=0.125, source="steps without exchange"),
         actual={"engine": "ddp", "world": 2},
         **fields,
     )
@@ -102,6 +104,9 @@ def full_launch(index: int = 0, **fields: Any) -> Launch:
         naive_fenced_samples_per_s=10.0,
         naive_step_ms_median=0.5,
         latency=Latency(steps=40, p50_ms=1.0, p95_ms=2.0, p99_ms=None),
+        communication_share=0.25,
+        communication_shares=[0.24, 0.25, 0.3],
+        alone_s=[0.7, 0.9],
         device_steps=DeviceSteps(
             steps=40, p50_ms=9.5, p95_ms=9.75, p99_ms=None, sum_s=0.4, host_s=0.5
         ),
@@ -268,6 +273,8 @@ class TestFigures:
             "that took 30.0 s",
             "windows     rank 0, of 1 step, ms: 800 800",
             "rank 1, of 1 step, ms: 700 800",
+            "ranks       rank 1 takes longest, 12.5% more than the mean (from steps without "
+            "exchange)",
             "memory      1.00 GiB after the first window, 1.50 GiB after the last",
             "clocks      1350 to 1980 MHz (its driver); held back by power",
             "machine     1.2% of the processors used by others, 0.0% taken by the hypervisor",
@@ -275,6 +282,9 @@ class TestFigures:
             "diagnosis   25.0% of the time waiting for the loader",
             "12.50 samples/s with batches on the device",
             "twice the work takes 1.98 times as long",
+            "25.0% of a step is exchange between ranks that nothing hides (pairs: 24.0%, 25.0%, "
+            "30.0%)",
+            "a block without that exchange, by rank, ms: 700 900",
             "latency over 40 fenced steps: p50 1.00 ms, p95 2.00 ms",
             "40 steps by the device's own clock: p50 9.500 ms, p95 9.750 ms; 80.0% of the host's "
             "time",
@@ -287,6 +297,21 @@ class TestFigures:
             "something: was skipped",
             "what ran    engine=ddp, world=2",
         ]
+
+    def test_an_exchange_that_is_lost_in_the_scatter_is_given_no_share_of_a_step(self) -> None:
+        found = Diagnostics(communication_share=-0.02, communication_shares=[0.1, -0.02, -0.1])
+        launch = a_launch().model_copy(update={"diagnostics": found})
+        told = section(page(a_record(launches=[launch]), width=140), "Launch 0")
+        assert any("adds less to a step than blocks of steps scatter" in line for line in told)
+        assert not any("of a step is exchange" in line for line in told)
+
+    def test_several_devices_have_a_batch_each_and_one_together(self) -> None:
+        knobs = {"processes": 2, "batch_size": 8, "gradient_accumulation": 2}
+        told = section(page(a_record(a_case(knobs=knobs))), "The number")
+        assert "a batch    32 samples: 16 on each of 2 devices" in told
+        assert not any(
+            line.startswith("a batch") for line in section(page(a_record()), "The number")
+        )
 
 
 class TestAudit:

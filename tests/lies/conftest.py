@@ -7,7 +7,9 @@ collect_ignore_glob = (
     []
     if _HAS_TORCH
     else [
+        "test_engine_lies.py",
         "test_machine_lies.py",
+        "test_nvme_lies.py",
         "test_training_lies.py",
         "test_work_lies.py",
         "test_xla_lies.py",

@@ -15,7 +15,7 @@ from bench.results.record import CheckResult
 from bench.run import ending
 from bench.scenarios.schema import Knobs
 from bench.workload import inspection, models, optimizers
-from bench.workload.engines import PlainEngine
+from bench.workload.engines import MakeOptimizer, PlainEngine, Prepared
 from bench.workload.scaling import LossScaling
 from tests.lies.real_runs import caught, first_passing, launched, result, words
 
@@ -91,10 +91,10 @@ def test_parameters_frozen_behind_our_back_are_caught_by_parameters_moved(
 ) -> None:
     """Only the head is trained: no backward pass through the rest, and the step is fast."""
 
-    def frozen(_engine: PlainEngine, module: torch.nn.Module) -> torch.nn.Module:
+    def frozen(_engine: PlainEngine, module: torch.nn.Module, make: MakeOptimizer) -> Prepared:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_("head" in name)
-        return module
+        return module, make(module.parameters())
 
     monkeypatch.setattr(PlainEngine, "prepare", frozen)
     assert "parameters_moved" in caught(launched(tmp_path))
@@ -108,10 +108,10 @@ def test_half_of_a_model_frozen_behind_our_back_is_caught_by_parameters_moved(
 ) -> None:
     """Backward ends before the first block, and most tensors move all the same."""
 
-    def frozen(_engine: PlainEngine, module: torch.nn.Module) -> torch.nn.Module:
+    def frozen(_engine: PlainEngine, module: torch.nn.Module, make: MakeOptimizer) -> Prepared:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(not name.startswith(STEM))
-        return module
+        return module, make(module.parameters())
 
     monkeypatch.setattr(PlainEngine, "prepare", frozen)
     launch = launched(tmp_path)

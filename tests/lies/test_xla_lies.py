@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from bench.results.record import CheckResult
-from tests.backends.xla_child import INSTALLED
+from bench.backends.xla import XlaBackend
+from bench.results.record import CheckResult, Outcome, Phase
+from bench.run import ending
+from tests.backends.xla_child import INSTALLED, ON_CPU, ROOT, TIMEOUT_S
 from tests.lies import xla_runs
 from tests.lies.real_runs import caught, first_passing, words
+from tests.run.driver import Bench
+from tests.worker.a_job import a_case, a_job
 
 pytestmark = [
     pytest.mark.alone,
@@ -47,6 +57,14 @@ def test_one_batch_sent_once_is_caught_by_batches_as_asked() -> None:
     assert "batches_as_asked" in caught(xla_runs.launched("one_batch_again_and_again"))
 
 
+def test_devices_that_share_no_batch_are_caught_by_as_asked() -> None:
+    narrow = DEVICE_BOUND | {"model_kwargs": {"width": 64}, "engine": "spmd"}
+    launch = xla_runs.launched("whole_batch_on_every_device", **narrow)
+    assert "as_asked" in caught(launch)
+    assert "spmd.inputs: asked sharded, ran replicated" in words(launch, "as_asked")
+    assert "batch_size: asked 64, ran 128" in words(launch, "as_asked")
+
+
 @pytest.mark.parametrize("compiler", ["none", "openxla"])
 def test_an_operator_on_the_host_is_caught_by_no_fallbacks(compiler: str) -> None:
     launch = xla_runs.launched("operator_on_the_host", compile=compiler)
@@ -58,3 +76,42 @@ def test_a_compiled_launch_without_an_operator_on_the_host_passes_no_fallbacks()
     launch = xla_runs.launched("nothing", compile="openxla")
     [check] = [check for check in launch.audit if check.name == "no_fallbacks"]
     assert check.result is CheckResult.PASS, check.evidence
+
+
+def test_collectives_that_are_silently_the_identity_end_the_launch(tmp_path: Path) -> None:
+    case = a_case({"processes": 2, "engine": "ddp"}, {"health": False})
+    job = a_job(tmp_path, case).model_copy(update={"backend": "xla", "probe": ON_CPU})
+    (tmp_path / "job.json").write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
+    environment = os.environ | XlaBackend().environment(case.knobs, ON_CPU)
+    environment |= {"WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.lies.xla_ranks", str(tmp_path / "job.json")],
+            cwd=ROOT,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [1, 1], printed
+    end = ending.judge(tmp_path, [1, 1], [Phase.BUILD] * 2, False)
+    assert end.outcome is Outcome.CRASH
+    assert re.fullmatch(
+        r"rank [01]: world \d of 2, all-reduce of rank \+ 1 gives [12], expected 3", end.reason
+    )
+
+
+def test_two_processes_on_pjrt_cpu_are_refused_by_the_command_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    finished = bench.run(bench.scenario("pair"), "--processes", "2", backend="xla")
+    assert finished.code == 0, finished.stderr
+    row = finished.row("default")
+    assert (row["outcome"], row["samples_per_s"]) == ("unsupported", None)
+    assert "do not communicate" in row["reason"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
-def wide_mlp() -> Any:
+def wide_mlp(width: int = 2048) -> Any:
     """Return a model whose few large products keep the device busy while the host waits."""
     import torch
 
-    wide = [torch.nn.Linear(2048, 2048) for _ in range(3)]
+    wide = [torch.nn.Linear(width, width) for _ in range(3)]
     return torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(3072, 2048), *wide, torch.nn.Linear(2048, 10)
+        torch.nn.Flatten(), torch.nn.Linear(3072, width), *wide, torch.nn.Linear(width, 10)
     )
 
 
@@ -56,6 +56,13 @@ def one_batch_again_and_again() -> None:
             yield batch
 
     xla_feed._Source.__iter__ = repeated  # type: ignore[method-assign]
+
+
+def whole_batch_on_every_device() -> None:
+    """Send batches without their sharding: every device computes all of them."""
+    from bench.backends import xla_spmd
+
+    xla_spmd._Sharding.xla_spec = lambda _self, _tensor: None  # type: ignore[method-assign]
 
 
 def operator_on_the_host() -> None:

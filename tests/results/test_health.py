@@ -153,6 +153,26 @@ def test_a_first_loss_far_from_chance_is_a_remark(first: float, odd: bool) -> No
     assert health.reason == (remark if odd else None)
 
 
+@pytest.mark.parametrize(
+    ("norm", "odd"), [(6.0, False), (8.9, False), (4.1, False), (9.1, True), (3.9, True)]
+)
+def test_a_first_gradient_of_another_size_is_a_remark(norm: float, odd: bool) -> None:
+    """AdamW learns as well from it."""
+    health = judge(a_run(*FP32, gradient_norm=norm), a_run(*FP32), 10)
+    assert health.learns is True
+    assert health.reason == (
+        f"the norm of the first gradient is {norm}, and 6 in fp32: something scales or clips "
+        "gradients"
+        if odd
+        else None
+    )
+
+
+def test_of_a_first_gradient_that_is_not_known_nothing_is_told() -> None:
+    health = judge(a_run(*FP32, gradient_norm=None), a_run(*FP32), 10)
+    assert (health.learns, health.reason) == (True, None)
+
+
 def test_a_fault_and_an_odd_first_loss_are_both_told() -> None:
     health = judge(a_run(9.0, 9.0, nonfinite_gradients=1), a_run(9.0, 1.0), 10)
     assert health.reason == (

@@ -231,6 +231,19 @@ class TestTwoRecords:
             "in turns: False, True",
         ]
 
+    def test_files_differ_in_what_they_say_and_not_in_where_they_lie(self) -> None:
+        def told(path: str, digest: str) -> Record:
+            case = a_case(knobs={"engine": "deepspeed", "zero": {"config": path}})
+            return a_record(case, contents={"zero.config": digest})
+
+        def differences(a: Record, b: Record) -> list[str]:
+            rows = compare(stored(a), stored(b), 3.0).differences
+            return [row for row in rows if "config" in row]
+
+        one = told("a.json", "0123")
+        assert differences(one, told("a.json", "4567")) == ["zero.config: 0123, 4567"]
+        assert differences(one, told("b.json", "0123")) == []
+
     def test_a_fingerprint_that_differs_in_nothing_else_is_told(self) -> None:
         a, b = one("a", 1.0, 2.0), one("b", 1.0, 2.0)
         keys = b.record.keys.model_copy(update={"fingerprint": "of-other-code"})

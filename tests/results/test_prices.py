@@ -55,15 +55,15 @@ def refusal(path: Path) -> str:
 class TestCost:
     def test_of_a_million_samples_is_the_hours_they_take_times_the_price(self) -> None:
         # A million samples at 10 a second take 1e5 s, that is 27.78 hours; 27.78 x 3.6 = 100.
-        assert a_price().cost_per_million(10.0, processes=1) == pytest.approx(100.0)
+        assert a_price().cost_per_million(10.0, devices=1) == pytest.approx(100.0)
 
     def test_is_that_of_the_whole_machine_unless_the_entry_says_how_many_devices_share_it(
         self,
     ) -> None:
-        assert a_price().cost_per_million(10.0, processes=2) == pytest.approx(100.0)
+        assert a_price().cost_per_million(10.0, devices=2) == pytest.approx(100.0)
         shared = a_price(devices=8)
-        assert shared.cost_per_million(10.0, processes=2) == pytest.approx(25.0)
-        assert shared.cost_per_million(10.0, processes=8) == pytest.approx(100.0)
+        assert shared.cost_per_million(10.0, devices=2) == pytest.approx(25.0)
+        assert shared.cost_per_million(10.0, devices=8) == pytest.approx(100.0)
 
     def test_follows_from_the_record_and_cites_machine_price_day_and_source(self) -> None:
         record = a_record(launches=launches_of(10.0))
@@ -103,29 +103,29 @@ class TestMatching:
         self, pattern: str, device: str, found: bool
     ) -> None:
         price = a_price(device=pattern)
-        assert price.applies(device=device, backend="cpu", processes=1) is found
+        assert price.applies(device=device, backend="cpu", devices=1) is found
 
     def test_a_backend_narrows_it_down(self) -> None:
         given = Prices("p", [a_price(instance="x", backend="xla"), a_price(backend="cpu")])
-        found = given.of(device="Test CPU", backend="xla", processes=1)
+        found = given.of(device="Test CPU", backend="xla", devices=1)
         assert found is not None
         assert found.instance == "x"
-        assert given.of(device="Test CPU", backend="cuda", processes=1) is None
+        assert given.of(device="Test CPU", backend="cuda", devices=1) is None
 
     def test_a_machine_with_fewer_devices_than_the_run_used_is_not_the_one(self) -> None:
         given = Prices("p", [a_price(devices=4)])
-        assert given.of(device="Test CPU", backend="cpu", processes=4) is not None
-        assert given.of(device="Test CPU", backend="cpu", processes=5) is None
+        assert given.of(device="Test CPU", backend="cpu", devices=4) is not None
+        assert given.of(device="Test CPU", backend="cpu", devices=5) is None
 
     def test_two_prices_for_one_device_are_refused_with_both_entries(self) -> None:
         given = Prices(
             "p.yaml", [a_price(), a_price(device="X"), a_price(instance="b", device="*")]
         )
         with pytest.raises(ScenarioError) as caught:
-            given.of(device="Test CPU", backend="cpu", processes=2)
+            given.of(device="Test CPU", backend="cpu", devices=2)
         assert str(caught.value) == (
             "p.yaml: prices[0] (box) and prices[2] (b): each gives a price for 'Test CPU' on cpu "
-            "with 2 processes; keep one of them, or tell them apart by device or backend"
+            "with 2 devices; keep one of them, or tell them apart by device or backend"
         )
 
 

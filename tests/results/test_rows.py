@@ -17,10 +17,12 @@ from bench.results.record import (
     Diagnostics,
     Energy,
     Health,
+    Launch,
     Outcome,
     Peak,
     Publication,
     Record,
+    Straggler,
     Verdict,
     Weight,
 )
@@ -157,6 +159,35 @@ class TestFigures:
         assert row.settings == "data.workers=2, batch_size=16"
         (row,) = table(a_record(a_case(knobs={"task": "infer"})))
         assert row.settings == "task=infer"
+
+    def test_files_of_one_name_are_told_apart_by_what_they_say(self) -> None:
+        case = a_case(knobs={"engine": "accelerate", "accelerate": {"config": "own.yaml"}})
+        (row,) = table(a_record(case, contents={"accelerate.config": "0123"}))
+        assert row.settings == "engine=accelerate, accelerate.config=own.yaml (0123)"
+
+
+class TestOverRanks:
+    def test_the_exchange_is_that_of_the_launch_which_knows_it(self) -> None:
+        told = a_launch(index=1).model_copy(
+            update={"diagnostics": Diagnostics(communication_share=0.2)}
+        )
+        (row,) = table(a_record(launches=[a_launch(), told]))
+        assert row.communication_share == 0.2
+        assert table(a_record())[0].communication_share is None
+
+    def test_the_worst_straggler_is_told_by_what_shows_most_of_it(self) -> None:
+        def launch(index: int, share: float, source: str) -> Launch:
+            return a_launch(
+                index=index,
+                straggler=Straggler.model_validate({"rank": 1, "share": share, "source": source}),
+            )
+
+        windows = [launch(i, share, "windows") for i, share in enumerate((0.01, 0.03, 0.02))]
+        (row,) = table(a_record(launches=windows))
+        assert (row.straggler_share, row.straggler_source) == (0.03, "windows")
+        own = launch(3, 0.015, "steps without exchange")
+        (row,) = table(a_record(launches=[*windows, own]))
+        assert (row.straggler_share, row.straggler_source) == (0.015, "steps without exchange")
 
 
 class TestWhatItUsed:

@@ -87,6 +87,13 @@ class TestUtilisation:
         )
         assert model_flops_utilisation(record).value == pytest.approx(0.0125)
 
+    @pytest.mark.parametrize("case", [{"processes": 4}, {"engine": "spmd", "spmd": {"devices": 4}}])
+    def test_devices_count_whichever_process_has_them(self, case: dict[str, Any]) -> None:
+        record = a_record(
+            a_case(knobs=case), launches=launches_of(10.0, flops_per_sample=5e9, peak=PEAK)
+        )
+        assert model_flops_utilisation(record).value == pytest.approx(0.0125)
+
     def test_needs_the_flops_and_the_peak_of_any_launch(self) -> None:
         launches = launches_of(10.0, 10.0)
         launches[0] = launches[0].model_copy(update={"flops_per_sample": 5e9, "peak": PEAK})

@@ -11,6 +11,12 @@ import pytest
 
 from tests.run.driver import Bench
 
+collect_ignore_glob = (
+    []
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("timm")
+    else ["test_nvme_runs.py"]
+)
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

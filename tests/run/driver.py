@@ -6,11 +6,13 @@ whether one was left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +25,11 @@ import psutil
 
 from bench.results.record import Record
 from bench.results.store import Store
+from bench.worker.job import JOB_VARIABLE
 
 PLUGINS = Path(__file__).parent / "plugins"
 _MARKER = "BENCH_TEST_MARKER"
+_LOOK_S = 0.5
 _ENTRY_POINTS = "[bench.backends]\ntoy = toy_backend:ToyBackend\n"
 
 HEAD = """\
@@ -217,6 +221,10 @@ class Bench:
             if "bench.worker.main" in command and without not in variables
         ]
 
+    def of_launches(self) -> list[psutil.Process]:
+        """Return the ranks that are alive, with all that they have started."""
+        return [process for process, _, variables in self._alive() if JOB_VARIABLE in variables]
+
     def _alive(self) -> Iterator[tuple[psutil.Process, list[str], dict[str, str]]]:
         for process in psutil.process_iter():
             try:
@@ -226,6 +234,42 @@ class Bench:
                     yield process, process.cmdline(), variables
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
+
+
+class Watch(threading.Thread):
+    """Notes when each rank of a folder's runs, and whatever they start, was last seen alive."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(daemon=True)
+        self._bench = bench
+        self._over = threading.Event()
+        self._last_seen: dict[tuple[int, float], float] = {}
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            for process in self._bench.of_launches():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self._last_seen[process.pid, process.create_time()] = time.time()
+
+    def alive_after(self, moment: float) -> list[float]:
+        """Return for how long each process that was there at a time has been alive after it.
+
+        Args:
+            moment: In seconds since the epoch. Unit of what is returned: seconds.
+        """
+        return [
+            seen - moment
+            for (_, began), seen in self._last_seen.items()
+            if began <= moment <= seen + 4 * _LOOK_S
+        ]
 
 
 def install_entry_points(site: Path, distribution: str, entry_points: str) -> None:

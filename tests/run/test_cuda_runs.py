@@ -69,6 +69,20 @@ cases:
     set: { task: infer, compile: inductor, compile_mode: reduce-overhead }
   - case: two processes
     set: { processes: 2 }
+  - case: fsdp
+    set: { engine: fsdp, precision: amp-bf16 }
+  - case: fsdp, on the host
+    set: { engine: fsdp, fsdp: { offload: cpu }, precision: amp-bf16 }
+  - case: accelerate
+    set: { engine: accelerate, precision: amp-bf16 }
+  - case: accelerate, compiled
+    set: { engine: accelerate, compile: inductor, precision: amp-bf16 }
+  - case: zero 2
+    set: { engine: deepspeed, precision: amp-bf16 }
+  - case: zero 2, on the host
+    set: { engine: deepspeed, zero: { offload_optimizer: cpu }, precision: amp-bf16 }
+  - case: zero 3, sharded by two
+    set: { engine: deepspeed, zero: { stage: 3 }, processes: 2 }
   - case: several a graph
     set: { loader.batches_per_execution: 4 }
 """
@@ -85,11 +99,17 @@ MUST_HOLD = (
     "loss_finite",
     "flops_below_peak",
     "collectives_real",
+    "ranks_agree",
     "compiled_whole",
 )
 SHOWN = ("fence_waits", "as_asked", "precision_ran")
 """Those of them that apply to every case: one that says nothing has shown nothing."""
-TAKES_8_0 = {"tf32", "amp-bf16", "bf16", "inductor", "replayed"}
+TAKES_8_0 = {
+    *("tf32", "amp-bf16", "bf16", "inductor", "replayed"),
+    *("fsdp", "fsdp, on the host", "accelerate", "accelerate, compiled"),
+    *("zero 2", "zero 2, on the host"),
+}
+TAKES_TWO = {"two processes", "zero 3, sharded by two"}
 TAKES_8_9 = {"fp8, tensorwise", "fp8, rowwise", "fp8, tuned"}
 NOWHERE = {"several a graph", "fp8, odd batch"}
 
@@ -103,7 +123,7 @@ def refused_by(probe: Probe) -> set[str]:
         if facts["capability"] < least:  # type: ignore[operator]
             refused |= cases
     if probe.device_count < 2 or not facts["alike"]:
-        refused.add("two processes")
+        refused |= TAKES_TWO
     return refused
 
 
@@ -224,6 +244,15 @@ def test_the_gpu_tells_memory_energy_and_clock(run: Run, case: str) -> None:
     assert launch.energy is not None
     assert (launch.energy.joules is None) != (launch.energy.reason is None)
     assert launch.clocks is not None
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "zero 2"])
+def test_what_is_kept_on_the_host_is_saved_on_the_device(run: Run, engine: str) -> None:
+    on_the_device, on_the_host = run.launch(engine), run.launch(f"{engine}, on the host")
+    assert on_the_device.peak_memory_bytes is not None
+    assert on_the_host.peak_memory_bytes is not None
+    assert on_the_host.peak_memory_bytes < on_the_device.peak_memory_bytes
+    assert on_the_host.actual["own_memory"] is True
 
 
 def test_autocast_attention_ran_in_a_fused_kernel(run: Run) -> None:

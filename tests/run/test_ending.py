@@ -136,6 +136,41 @@ class TestWhoIsToBlame:
         end = judge(tmp_path, 1, KILLED)
         assert end.reason.startswith("rank 1: killed")
 
+    def test_the_first_killed_and_not_what_a_victim_says_of_it(self, tmp_path: Path) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "RuntimeError: an error nobody knows", time=9.9)
+        codes, phases = [1, KILLED], [Phase.MEASURE] * 2
+        end = ending.judge(tmp_path, codes, phases, False, ended_at=[10.0, 10.1])
+        assert end.reason.startswith("rank 1: killed from outside")
+        late = ending.judge(tmp_path, codes, phases, False, ended_at=[10.0, 12.0])
+        assert late.reason == "rank 0: RuntimeError: an error nobody knows"
+
+    def test_the_first_that_ended_without_a_word_and_not_what_a_victim_says_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        fail(tmp_path, 0, FailureKind.EXCEPTION, "RuntimeError: an error nobody knows", time=9.9)
+        phases = [Phase.MEASURE] * 2
+        end = ending.judge(tmp_path, [1, 3], phases, False, ended_at=[10.0, 9.8])
+        assert end.reason == "rank 1: the process ended with exit code 3 and gave no reason"
+        # A library that ends its process for the loss of a peer does it later than that.
+        late = ending.judge(tmp_path, [1, 3], phases, False, ended_at=[10.0, 10.1])
+        assert late.reason == "rank 0: RuntimeError: an error nobody knows"
+
+    @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGTERM])
+    def test_a_rank_that_was_ended_after_another_failed_is_its_victim(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        fail(tmp_path, 1, FailureKind.EXCEPTION, "ValueError: odd", time=9.9)
+        phases = [Phase.MEASURE] * 2
+        end = ending.judge(tmp_path, [-number, 1], phases, False, ended_at=[10.1, 10.0])
+        assert end.reason == "rank 1: ValueError: odd"
+
+    def test_of_several_that_were_killed_the_first(self, tmp_path: Path) -> None:
+        phases = [Phase.MEASURE] * 3
+        end = ending.judge(
+            tmp_path, [KILLED, KILLED, KILLED], phases, False, ended_at=[12.0, 11.0, 13.0]
+        )
+        assert end.reason.startswith("rank 1: killed")
+
     def test_the_rank_that_left_early_without_a_word(self, tmp_path: Path) -> None:
         fail(tmp_path, 0, FailureKind.PEER)
         end = judge(tmp_path, 1, 0)
@@ -167,6 +202,18 @@ class TestReported:
     def test_a_reason_that_will_be_recorded_names_no_folder(self, tmp_path: Path) -> None:
         fail(tmp_path, 0, FailureKind.EXCEPTION, "OSError: /srv/private/weights.pt is missing")
         assert judge(tmp_path, 1).reason == "OSError: <path>/weights.pt is missing"
+
+    def test_a_port_that_is_taken_has_its_remedy(self, tmp_path: Path) -> None:
+        fail(
+            tmp_path,
+            0,
+            FailureKind.EXCEPTION,
+            "DistNetworkError: The server socket has failed to listen on any local network "
+            "address. port: 29500, name: EADDRINUSE, message: address already in use",
+        )
+        end = judge(tmp_path, 1, None)
+        assert end.outcome is Outcome.CRASH
+        assert (end.remedy or "").startswith("another program has the port")
 
     def test_a_users_mistake_keeps_the_path_that_the_user_gave(self, tmp_path: Path) -> None:
         fail(tmp_path, 0, FailureKind.BAD_CASE, "data.source=folder:/srv/private/cats: no such")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.backends import host
 from bench.run import environment
 
 PLANTED = {
@@ -34,10 +35,15 @@ def test_flags_are_kept_by_name_and_without_folders() -> None:
 def test_flags_that_may_change_a_number_are_told_apart_from_those_that_choose_a_device() -> None:
     chosen = {
         "CUDA_VISIBLE_DEVICES": "3",
+        "CCOM_SOCKET_IFNAME": "eth0",
+        "GLOO_SOCKET_IFNAME": "eth0",
+        "NCCL_SOCKET_IFNAME": "eth0",
         "NEURON_RT_VISIBLE_CORES": "0-1",
         "NEURON_FUSE_SOFTMAX": "1",
+        host.STAND_IN_VARIABLE: "1",
     }
     assert environment.acting(PLANTED | chosen) == {
+        host.STAND_IN_VARIABLE: "1",
         "NEURON_CC_FLAGS": PLANTED["NEURON_CC_FLAGS"],
         "NEURON_FUSE_SOFTMAX": "1",
         "OMP_NUM_THREADS": "4",

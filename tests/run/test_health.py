@@ -61,6 +61,11 @@ class TestReference:
             }
         )
 
+    def test_it_is_one_device_of_those_that_share_a_batch(self) -> None:
+        pair = Knobs.model_validate({"engine": "spmd", "batch_size": 5, "classes": 10})
+        plain = Knobs.model_validate({"batch_size": 5, "classes": 10})
+        assert reference_knobs(pair) == reference_knobs(plain)
+
     def test_the_pass_itself_changes_where_batches_lie_and_nothing_else(self) -> None:
         knobs = Knobs.model_validate(
             {
@@ -81,6 +86,7 @@ class TestReference:
         """A knob that is new here belongs into one of the two lists, and into the code."""
         kept = {"batch_size", "gradient_accumulation", "neuron.lnc", "threads"}
         plain = {
+            "accelerate.config": None,
             "activation_checkpointing": False,
             "channels_last": False,
             "compile": "none",
@@ -89,6 +95,8 @@ class TestReference:
             "data.prefetch": None,
             "data.workers": 0,
             "engine": "plain",
+            "fsdp.offload": None,
+            "fsdp.reshard_after_forward": None,
             "loader.batches_per_execution": 1,
             "loader.device_prefetch": None,
             "loader.prefetch": None,
@@ -101,9 +109,16 @@ class TestReference:
             "neuron.optlevel": None,
             "neuron.stochastic_rounding": None,
             "neuron.target": None,
+            "nodes": 1,
             "optimizer_impl": "auto",
             "precision": "fp32",
             "processes": 1,
+            "spmd.devices": None,
+            "zero.config": None,
+            "zero.nvme_path": None,
+            "zero.offload_optimizer": None,
+            "zero.offload_param": None,
+            "zero.stage": None,
         }
         found = fields_of(reference_knobs(Knobs()), Identity.TREATMENT)
         assert set(found) - kept == set(plain)
@@ -115,6 +130,7 @@ class TestReference:
             {"precision": "bf16"},
             {"compile": "inductor"},
             {"processes": 2},
+            {"processes": 2, "nodes": 2},
             {"activation_checkpointing": True},
             {"data": {"source": "jpeg", "workers": 2}},
             {"optimizer_impl": "foreach"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.results.record import Phase
-from bench.run import launching
+from bench.run import pulse as pulses
 from bench.worker.job import Event
 
 
@@ -20,11 +20,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
-    monkeypatch.setattr(launching.time, "monotonic", fake.monotonic)
+    monkeypatch.setattr(pulses.time, "monotonic", fake.monotonic)
     return fake
 
 
-def stepping(clock: Clock, pulse: launching._Pulse, gap_s: float, groups: int = 3) -> None:
+def stepping(clock: Clock, pulse: pulses.Pulse, gap_s: float, groups: int = 3) -> None:
     pulse.hear(Event(rank=0, phase=Phase.WARM_UP))
     for done in range(groups):
         clock.now += gap_s
@@ -32,7 +32,7 @@ def stepping(clock: Clock, pulse: launching._Pulse, gap_s: float, groups: int = 
 
 
 def test_silence_after_steady_steps_is_a_hang(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0)
 
     clock.now += 119
@@ -41,8 +41,20 @@ def test_silence_after_steady_steps_is_a_hang(clock: Clock) -> None:
     assert pulse.silent_rank() == (0, 121)
 
 
+def test_of_several_that_are_silent_the_one_heard_least_recently_is_named(clock: Clock) -> None:
+    pulse = pulses.Pulse(3, hang_s=120)
+    for done in range(4):
+        clock.now += 1.0
+        for rank in (0, 1, 2):
+            if (rank, done) != (1, 3):
+                pulse.hear(Event(rank=rank, phase=Phase.MEASURE, done=done))
+
+    clock.now += 121
+    assert pulse.silent_rank() == (1, 122)
+
+
 def test_a_slow_step_earns_ten_times_its_length(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=30.0)
 
     clock.now += 299
@@ -52,7 +64,7 @@ def test_a_slow_step_earns_ten_times_its_length(clock: Clock) -> None:
 
 
 def test_a_window_that_is_announced_as_long_may_be_silent_for_long(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0)
     pulse.hear(Event(rank=0, phase=Phase.MEASURE, expected_s=240.0))
 
@@ -63,7 +75,7 @@ def test_a_window_that_is_announced_as_long_may_be_silent_for_long(clock: Clock)
 
 
 def test_a_rank_that_waits_for_its_turn_is_not_silent(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0)
     pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
 
@@ -72,7 +84,7 @@ def test_a_rank_that_waits_for_its_turn_is_not_silent(clock: Clock) -> None:
 
 
 def test_a_rank_that_falls_silent_in_its_turn_is_hung(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0)
     pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
     clock.now += 3600
@@ -83,7 +95,7 @@ def test_a_rank_that_falls_silent_in_its_turn_is_hung(clock: Clock) -> None:
 
 
 def test_ranks_that_wait_beside_rank_0_are_not_silent_either(clock: Clock) -> None:
-    pulse = launching._Pulse(2, hang_s=120)
+    pulse = pulses.Pulse(2, hang_s=120)
     for rank in (0, 1):
         for done in range(3):
             clock.now += 1.0
@@ -95,7 +107,7 @@ def test_ranks_that_wait_beside_rank_0_are_not_silent_either(clock: Clock) -> No
 
 
 def test_what_it_waited_for_its_turns_is_not_its_own_time(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     clock.now += 10
     for _ in range(2):
         pulse.hear(Event(rank=0, phase=Phase.MEASURE, waiting="window"))
@@ -109,7 +121,7 @@ def test_what_it_waited_for_its_turns_is_not_its_own_time(clock: Clock) -> None:
 
 
 def test_a_compilation_in_the_first_warm_up_groups_is_left_to_the_timeout(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
     stepping(clock, pulse, gap_s=1.0, groups=1)
 
     clock.now += 3600
@@ -117,7 +129,7 @@ def test_a_compilation_in_the_first_warm_up_groups_is_left_to_the_timeout(clock:
 
 
 def test_an_event_of_a_rank_that_is_not_there_is_not_ours(clock: Clock) -> None:
-    pulse = launching._Pulse(1, hang_s=120)
+    pulse = pulses.Pulse(1, hang_s=120)
 
     pulse.hear(Event(rank=7, phase=Phase.MEASURE))
     pulse.hear(Event(rank=-1, phase=Phase.MEASURE))

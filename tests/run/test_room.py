@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from bench.results.store import Store, StoreError
 from bench.run import launching
 from bench.run.ending import End
 from bench.run.launching import Order
-from bench.run.rounds import Rounds
 from tests.run.test_rounds import Bench, Recorder, a_plan, bench, launch_for
 
 __all__ = ["bench"]
@@ -127,7 +125,7 @@ def test_rounds_without_a_place_for_compiled_code_say_so(
 def test_a_results_folder_that_becomes_full_ends_with_the_table_of_what_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(order: Order, *_: object) -> Launch:
+    def measured(order: Order, *_: object, **__: object) -> Launch:
         return launch_for(order, 100.0)
 
     def append(store: Store, record: Any) -> Path:
@@ -139,7 +137,7 @@ def test_a_results_folder_that_becomes_full_ends_with_the_table_of_what_is_recor
     monkeypatch.setattr(Store, "append", append)
     plans = [a_plan("first", launches=1), a_plan("second", 1, launches=1)]
     monkeypatch.setattr(running, "_planned", lambda *_: plans)
-    monkeypatch.setattr(running, "Rounds", functools.partial(Rounds, runner=measured))
+    monkeypatch.setattr(launching, "run", measured)
     request = running.Request(
         scenarios=[],
         backends=[],

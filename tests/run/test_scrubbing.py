@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench.run.scrubbing import scrub
+from bench.run.scrubbing import scrub, shareable_path
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +80,29 @@ def test_a_short_or_common_name_is_left_alone(name: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("LOGNAME", name)
     said = f"the {name} node of the graph; {name}: 1"
     assert scrub(said) == said
+
+
+@pytest.mark.parametrize(
+    ("path", "recorded"),
+    [
+        ("mine/zero.json", "mine/zero.json"),
+        ("~/zero.json", "~/zero.json"),
+        ("/srv/work/mine/zero.json", "mine/zero.json"),
+        ("/srv/elsewhere/mine/zero.json", "~/mine/zero.json"),
+        ("/srv/elsewhere2/zero.json", "/srv/elsewhere2/zero.json"),
+        ("/shared/mira/zero.json", "<path>/zero.json"),
+        ("/home/ada/zero.json", "<path>/zero.json"),
+        ("~ada/zero.json", "<path>/zero.json"),
+    ],
+)
+def test_a_file_is_named_so_that_it_can_be_found_again_and_names_nobody(
+    monkeypatch: pytest.MonkeyPatch, path: str, recorded: str
+) -> None:
+    monkeypatch.setenv("HOME", "/srv/elsewhere")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/srv/work"))
+    assert shareable_path(path) == recorded
+
+
+def test_below_the_root_folder_nothing_is_relative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/"))
+    assert shareable_path("/home/ada/zero.json") == "<path>/zero.json"

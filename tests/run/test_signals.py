@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.running import stop_on_signals
+from bench.cli.stopping import stop_on_signals
 
 
 def test_a_signal_that_whoever_started_us_ignores_stays_ignored() -> None:

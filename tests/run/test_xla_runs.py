@@ -52,6 +52,8 @@ cases:
     set: { compile: openxla }
   - case: infer
     set: { task: infer, optimizer: null, loader.batches_per_execution: 2 }
+  - case: two devices
+    set: { engine: spmd }
   - case: two processes
     set: { processes: 2 }
   - case: inductor
@@ -95,7 +97,13 @@ def test_every_other_case_gives_a_number_and_what_ran_is_what_was_asked(run: Run
 
 @pytest.mark.parametrize(
     ("case", "micro_batches_per_graph"),
-    [("fp32", 1), ("four a graph", 4), ("resident, three a graph", 3), ("infer", 2)],
+    [
+        ("fp32", 1),
+        ("four a graph", 4),
+        ("resident, three a graph", 3),
+        ("infer", 2),
+        ("two devices", 1),
+    ],
 )
 def test_graphs_are_executed_as_often_as_the_settings_imply(
     run: Run, case: str, micro_batches_per_graph: int
@@ -107,6 +115,22 @@ def test_graphs_are_executed_as_often_as_the_settings_imply(
     assert result(record, "executions_counted") is CheckResult.PASS
     expected = windows * launch.micro_batches_per_window / micro_batches_per_graph
     assert launch.executions == expected
+
+
+def test_all_devices_that_share_a_batch_are_counted_and_the_row_says_what_they_are(
+    run: Run,
+) -> None:
+    launch = run.records["two devices"].launches[0]
+    assert launch.samples_per_window == launch.micro_batches_per_window * 2 * 64
+    assert launch.actual["global_batch"] == 128
+    assert result(run.records["two devices"], "collectives_real") is CheckResult.PASS
+    assert result(run.records["two devices"], "ranks_agree") is CheckResult.PASS
+    row = run.finished.row("two devices")
+    assert (row["processes"], row["devices"]) == (1, 2)
+    assert "2 virtual devices share the cores of one CPU" in row["audit_remarks"]
+    assert "audit_remarks" not in run.finished.row("fp32") or "virtual" not in str(
+        run.finished.row("fp32")["audit_remarks"]
+    )
 
 
 def test_the_type_behind_the_environment_variable_is_proven(run: Run) -> None:

@@ -240,7 +240,8 @@ def test_an_unknown_name_is_answered_with_the_closest_one() -> None:
 
 
 def test_a_name_like_nothing_is_answered_with_all_of_them() -> None:
-    assert refusal("zzz").endswith("choose one of loader, quick, vit-ladder, vit-matrix, vit-train")
+    names = "loader, quick, vit-ladder, vit-matrix, vit-offload, vit-scaling, vit-train"
+    assert refusal("zzz").endswith(f"choose one of {names}")
 
 
 def test_a_file_of_that_name_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +352,8 @@ def test_the_shipped_scenarios_say_what_they_are() -> None:
         "quick",
         "vit-ladder",
         "vit-matrix",
+        "vit-offload",
+        "vit-scaling",
         "vit-train",
     ]
     assert all(len(description) > 20 for _, description in shipped())

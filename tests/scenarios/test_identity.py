@@ -59,7 +59,35 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "neuron.stochastic_rounding": [{}, {"neuron": {"stochastic_rounding": False}}],
     "neuron.functionalization": [{}, {"neuron": {"functionalization": True}}],
     "engine": [{}, {"engine": "ddp"}],
+    "fsdp.reshard_after_forward": [
+        {"engine": "fsdp"},
+        {"engine": "fsdp", "fsdp": {"reshard_after_forward": False}},
+    ],
+    "fsdp.offload": [{"engine": "fsdp"}, {"engine": "fsdp", "fsdp": {"offload": "cpu"}}],
+    "accelerate.config": [
+        {"engine": "accelerate"},
+        {"engine": "accelerate", "accelerate": {"config": "a.yaml"}},
+    ],
+    "zero.stage": [{"engine": "deepspeed"}, {"engine": "deepspeed", "zero": {"stage": 1}}],
+    "zero.offload_optimizer": [
+        {"engine": "deepspeed"},
+        {"engine": "deepspeed", "zero": {"offload_optimizer": "cpu"}},
+    ],
+    "zero.offload_param": [
+        {"engine": "deepspeed", "zero": {"stage": 3}},
+        {"engine": "deepspeed", "zero": {"stage": 3, "offload_param": "cpu"}},
+    ],
+    "zero.nvme_path": [
+        {"engine": "deepspeed", "zero": {"stage": 3, "offload_optimizer": "nvme"}},
+        {
+            "engine": "deepspeed",
+            "zero": {"stage": 3, "offload_optimizer": "nvme", "nvme_path": "drive"},
+        },
+    ],
+    "zero.config": [{"engine": "deepspeed"}, {"engine": "deepspeed", "zero": {"config": "a.json"}}],
+    "spmd.devices": [{"engine": "spmd"}, {"engine": "spmd", "spmd": {"devices": 4}}],
     "processes": [{"engine": "ddp"}, {"engine": "ddp", "processes": 2}],
+    "nodes": [{"processes": 2}, {"processes": 2, "nodes": 2}],
     "threads": [{}, {"threads": 2}],
     "seed": [{}, {"seed": 7}],
 }
@@ -193,3 +221,13 @@ def test_the_keys_survive_a_stored_case() -> None:
     assert back == case
     assert series(back.knobs) == series(knobs)
     assert fingerprint(back.knobs, back.measure) == fingerprint(knobs, Measure())
+
+
+def test_what_a_file_says_stands_in_place_of_its_path() -> None:
+    one, two = (
+        pair("zero.config")[1],
+        Knobs.model_validate({"engine": "deepspeed", "zero": {"config": "elsewhere/b.json"}}),
+    )
+    says, more = {"zero.config": "0123"}, {"zero.config": "4567"}
+    assert series(one, contents=says) == series(two, contents=says)
+    assert series(one, contents=says) != series(one, contents=more)

@@ -96,6 +96,50 @@ def test_the_matrix_is_batch_by_precision() -> None:
     assert len({(c.knobs.batch_size, c.knobs.precision) for c in cases}) == 9
 
 
+def test_what_vit_offload_keeps_on_the_host_stands_beside_the_same_on_the_device() -> None:
+    seen = {c.case: c.knobs for c in cases_of("vit-offload")}
+    assert {name for name, knobs in seen.items() if knobs.offloads} == {
+        "fsdp-host",
+        "zero-2-optimizer-host",
+        "zero-3-optimizer-host",
+        "zero-3-param-host",
+        "zero-3-host",
+        "zero-3-optimizer-files",
+        "zero-3-files",
+    }
+    for name, knobs in seen.items():
+        settings = knobs.model_dump()
+        for group, knob in (("fsdp", "offload"), ("zero", "offload_optimizer")):
+            if settings[group][knob] is not None:
+                settings[group][knob] = "none"
+        if settings["zero"]["offload_param"] is not None:
+            settings["zero"]["offload_param"] = "none"
+        kept = next(n for n, other in seen.items() if other.model_dump() == settings)
+        assert (kept == name) == (knobs.offloads is None)
+        assert list(seen).index(kept) <= list(seen).index(name)
+    assert {(knobs.engine, knobs.zero.stage) for knobs in seen.values()} == {
+        ("ddp", None),
+        ("fsdp", None),
+        ("deepspeed", 2),
+        ("deepspeed", 3),
+    }
+
+
+def test_vit_scaling_keeps_the_batch_of_a_device_or_that_of_all() -> None:
+    seen = {c.case: c.knobs for c in cases_of("vit-scaling")}
+    assert [knobs.devices for knobs in seen.values()] == [1, 2, 2, 4, 4, 8, 8]
+    one = seen.pop("one")
+    for name, knobs in seen.items():
+        each = knobs.batch_size if name.startswith("weak") else knobs.batch_size * knobs.devices
+        assert each == one.batch_size
+        assert knobs.engine == "ddp"
+
+
+def test_vit_scaling_over_nodes_keeps_its_first_case_on_one_of_them() -> None:
+    cases = expand(load("vit-scaling", ["nodes=2"]), sweeps={}, refused=lambda _: False)
+    assert [case.knobs.nodes for case in cases] == [1, 2, 2, 2, 2, 2, 2]
+
+
 def test_the_loader_crosses_sources_and_workers_where_there_is_a_loader() -> None:
     pairs = {(c.knobs.data.source, c.knobs.data.workers) for c in cases_of("loader")}
     hosts = {(source, n) for source in ("random", "cached", "jpeg") for n in (0, 1, 2)}

@@ -35,7 +35,8 @@ def bench(*arguments: str, cwd: str) -> str:
 def main() -> None:
     """List, show and tabulate; with torch also measure."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("quick", "vit-train", "vit-ladder", "vit-matrix", "loader"):
+        vits = ("vit-train", "vit-ladder", "vit-matrix", "vit-offload", "vit-scaling")
+        for name in ("quick", *vits, "loader"):
             assert name in bench("list", "scenarios", cwd=folder)
             assert name in bench("show", name, cwd=folder)
         Path(folder, "results").mkdir()

@@ -79,7 +79,7 @@ def judged(knobs: Knobs, ran: dict[str, JsonValue], built: Built) -> tuple[Check
         loss_first=1.0,
         loss_last=1.0,
         collectives=None,
-        asked=actual.asked(knobs, built.model, built.image_size),
+        asked=actual.asked(knobs, built.engine, built.model, built.image_size),
         actual=ran,
     )
     return as_asked(evidence)
@@ -215,5 +215,5 @@ def test_images_of_another_size_than_the_model_was_built_for_are_found(tmp_path:
 def test_a_model_that_does_not_tell_whether_it_checkpoints_is_not_asked(tmp_path: Path) -> None:
     knobs, device, built = run(tmp_path, {})
     silent = dataclasses.replace(built, model=torch.nn.Linear(2, 2))
-    assert "activation_checkpointing" not in actual.asked(knobs, silent.model, 32)
+    assert "activation_checkpointing" not in actual.asked(knobs, built.engine, silent.model, 32)
     assert found(knobs, device, silent)["activation_checkpointing"] is None

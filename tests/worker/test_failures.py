@@ -46,6 +46,11 @@ def compiler_error() -> Exception:
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711"), FailureKind.PEER),
         (RuntimeError("Read error: Connection reset by peer"), FailureKind.PEER),
         (RuntimeError("Timed out waiting 600000ms for recv"), FailureKind.PEER),
+        (RuntimeError("writev [10.0.0.2]:4711: Broken pipe"), FailureKind.PEER),
+        (
+            RuntimeError("NCCL error: remote process exited or there was a network error"),
+            FailureKind.PEER,
+        ),
         (compiler_error(), FailureKind.COMPILE),
         (CompileFailed("1 of 3 graphs cannot be compiled"), FailureKind.COMPILE),
         (NoCleanWindow(5), FailureKind.UNSETTLED),

@@ -17,6 +17,7 @@ from bench.results.record import Health, Phase
 from bench.worker import health
 from bench.worker.events import Events
 from bench.worker.health import WatchedGradients, WatchedLoss, watch
+from bench.workload.engines import PlainEngine
 from tests.worker.a_job import a_case, a_job
 from tests.workload.build import Flat, batch, knobs, train_step
 
@@ -208,7 +209,7 @@ class TestWhatIsSeen:
     def test_the_gradients_are_summed_over_all_parameters(self) -> None:
         weights, bias = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
         optimizer = torch.optim.SGD([{"params": [weights]}, {"params": [bias]}], lr=0.0)
-        seen = WatchedGradients()
+        seen = WatchedGradients(PlainEngine())
         optimizer.register_step_pre_hook(seen.look)
         weights.grad, bias.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0, 0.0])
         optimizer.step()

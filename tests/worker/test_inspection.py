@@ -6,7 +6,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +447,75 @@ def test_a_model_whose_flops_cannot_be_counted_says_why(
     launch = launch_of(tmp_path, diagnose=True, task="infer")
     assert launch.flops_per_sample is None
     assert launch.inspection.skipped[-1] == "FLOPs: it reads values"
+
+
+class Together:
+    """Two ranks that are threads of this process."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, said: dict[int, float]) -> None:
+        self._rank, self._barrier, self._said = rank, barrier, said
+
+    def any(self, flag: bool) -> bool:
+        return self.most(1.0 if flag else 0.0) > 0
+
+    def most(self, value: float) -> float:
+        self._said[self._rank] = value
+        self._barrier.wait(60.0)
+        found = max(self._said.values())
+        self._barrier.wait(60.0)
+        return found
+
+    def barrier(self) -> None:
+        self.most(0.0)
+
+
+NOTHING_TOLD = "exchange: an update was skipped, or had no gradient that is finite"
+
+
+@pytest.mark.parametrize(
+    ("norms", "heard"),
+    [
+        # Of each rank: while the first rank speaks, then while the last one does.
+        (([2.0, 0.5], [0.25, 2.0]), 0.25),
+        (([2.0, 0.5], [0.0, 2.0]), 0.0),
+        (([2.0, 0.0], [0.25, 2.0]), 0.0),
+        (([None, 0.0], [0.25, 2.0]), 0.0),
+        (([2.0, 0.5], [None, 2.0]), None),
+        (([None, None], [None, None]), None),
+        # The last rank holds nothing: neither is it deaf, nor does it speak.
+        (([2.0, 0.5], [math.inf, math.inf]), 0.5),
+        # Nobody had a gradient, the speaker included.
+        (([0.0, 0.5], [0.0, 2.0]), None),
+    ],
+)
+def test_one_deaf_rank_is_enough_and_one_that_cannot_tell_leaves_it_unknown(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    norms: tuple[list[float | None], ...],
+    heard: float | None,
+) -> None:
+    case = a_case()
+    built = building.build(a_job(tmp_path, case), World(), CpuDevice(1))
+    scripts = {threading.get_ident(): iter(norms[0])}
+    monkeypatch.setattr(
+        "bench.workload.inspection.given_norm", lambda *_: next(scripts[threading.get_ident()])
+    )
+    barrier, said = threading.Barrier(2), dict[int, float]()
+
+    def look(rank: int) -> Inspection:
+        peers = Together(rank, barrier, said)
+        world = World(rank=rank, size=2, local_rank=rank)
+        return inspection.exchange(case.knobs, built, CpuDevice(1), Alignment(), world, peers)
+
+    def second() -> Inspection:
+        scripts[threading.get_ident()] = iter(norms[1])
+        return look(1)
+
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(second)
+        found = (look(0), waiting.result())
+    assert [each.gradient_heard for each in found] == [heard, heard]
+    assert [NOTHING_TOLD in each.skipped for each in found] == [heard is None] * 2
 
 
 def test_the_checks_are_part_of_every_audit() -> None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def test_a_training_launch_reports_its_windows_and_passes_its_audit(tmp_path: Pa
     assert launch.actual["threads"] == 1
 
 
+@pytest.mark.alone
 def test_the_number_agrees_with_an_independent_clock(tmp_path: Path) -> None:
     knobs = a_case().knobs
     torch.set_num_threads(1)
@@ -165,9 +166,11 @@ def test_the_noise_monitor_counts_whoever_launched_us_as_ours(
     told: list[tuple[int, ...]] = []
 
     class Spy(NoiseMonitor):
-        def __init__(self, extra_pids: Iterable[int] = ()) -> None:
+        def __init__(
+            self, extra_pids: Iterable[int] = (), cpus: Collection[int] | None = None
+        ) -> None:
             told.append(tuple(extra_pids))
-            super().__init__(extra_pids=told[-1])
+            super().__init__(extra_pids=told[-1], cpus=cpus)
 
     monkeypatch.setattr(headline, "NoiseMonitor", Spy)
     launched(tmp_path)

@@ -7,11 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from bench.audit.checks import as_asked
+from bench.results.record import CheckResult
+from tests.audit.honest import HONEST, knobs
 
 pytestmark = pytest.mark.torch
 
@@ -25,6 +30,7 @@ rank(sys.argv[1])
 
 def rank(folder: str) -> None:
     """Build the work as one of two ranks, and print what it starts from and is fed."""
+    from bench.backends import host
     from bench.backends.cpu import CpuDevice
     from bench.measure.alignment import Alignment
     from bench.worker import building, inspection, peers
@@ -49,6 +55,14 @@ def rank(folder: str) -> None:
         optimizer.step()
 
     untouched = kept()
+    os.environ[host.STAND_IN_VARIABLE] = "1"
+    standing_in = peers.DistPeers(replace(world, nodes=2, node=world.rank), device).where()
+    del os.environ[host.STAND_IN_VARIABLE]
+    boot_id = host.boot_id
+    if world.rank == 1:
+        host.boot_id = lambda: None
+    unknown = together.where()
+    host.boot_id = boot_id
     device.step_optimizer = clipped  # type: ignore[method-assign]
     found: dict[str, Any] = {
         "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
@@ -58,6 +72,9 @@ def rank(folder: str) -> None:
         "any": together.any(world.rank == 1),
         "none": together.any(False),
         "gathered": together.gather(world.rank),
+        "alike": together.where(),
+        "standing_in": standing_in,
+        "unknown": unknown,
         "untouched": untouched,
         "clipped": kept(),
     }
@@ -101,6 +118,28 @@ def test_ranks_agree_and_only_the_first_gathers(ranks: list[dict[str, Any]]) -> 
     assert [r["any"] for r in ranks] == [True, True]
     assert [r["none"] for r in ranks] == [False, False]
     assert [r["gathered"] for r in ranks] == [[0, 1], None]
+
+
+def test_ranks_of_one_machine_are_one_node_unless_they_stand_for_several(
+    ranks: list[dict[str, Any]],
+) -> None:
+    assert [r["alike"] for r in ranks] == [[1, 1], [1, 1]]
+    assert [r["standing_in"] for r in ranks] == [[2, 1], [2, 1]]
+    assert [r["unknown"] for r in ranks] == [[None, None], [None, None]]
+
+
+@pytest.mark.parametrize(
+    ("told", "result"),
+    [((None, None), CheckResult.PASS), ((2, 2), CheckResult.PASS), ((1, 1), CheckResult.FAIL)],
+)
+def test_a_system_that_tells_no_machine_from_another_is_no_substitution(
+    told: tuple[int | None, int | None], result: CheckResult
+) -> None:
+    from bench.worker import session
+    from bench.worker.peers import Where
+
+    asked = replace(HONEST, knobs=knobs(processes=2, nodes=2))
+    assert as_asked(session._over_nodes(asked, Where(*told)))[0] is result
 
 
 def test_averaged_gradients_are_compared_with_what_the_optimizer_gets(

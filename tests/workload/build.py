@@ -11,7 +11,7 @@ from bench.backends.cpu import CpuDevice
 from bench.scenarios.schema import Knobs
 from bench.workload import optimizers
 from bench.workload.data import Batch
-from bench.workload.engines import PlainEngine
+from bench.workload.engines import Engine, PlainEngine
 from bench.workload.step import InferStep, TrainStep
 
 CLASSES = 5
@@ -53,14 +53,16 @@ def batch(size: int = 4, seed: int = 0) -> Batch:
     )
 
 
-def train_step(module: torch.nn.Module, batches: list[Batch], wanted: Knobs) -> TrainStep:
+def train_step(
+    module: torch.nn.Module, batches: list[Batch], wanted: Knobs, engine: Engine | None = None
+) -> TrainStep:
     """Return a step that rotates through the batches."""
     return TrainStep(
         CpuDevice(1),
         module,
         itertools.cycle(batches),
         wanted,
-        engine=PlainEngine(),
+        engine=engine or PlainEngine(),
         optimizer=optimizers.build(wanted, module.parameters()),
     )
 

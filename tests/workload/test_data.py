@@ -223,3 +223,22 @@ def test_one_batch_comes_again_and_again_as_a_tensor_of_its_own_within_a_graph(
     assert batches[3][0].data_ptr() == batches[0][0].data_ptr()
     other = next(iter(data.repeated(wanted, 4, 6, cpu)))
     assert not torch.equal(other[0], batches[0][0])
+
+
+def test_every_device_of_a_process_has_a_part_of_a_batch_and_the_one_batch_whole() -> None:
+    pair = Knobs.model_validate(
+        {"engine": "spmd", "spmd": {"devices": 3}, "batch_size": 2, "data": {"source": "cached"}}
+    )
+    alone = pair.model_copy(update={"spmd": Knobs().spmd})
+    cpu = torch.device("cpu")
+    images, labels = next(iter(data.loader(pair, 4, 5)))
+    assert (len(images), len(labels)) == (6, 6)
+    assert len(next(iter(data.loader(_random(pair), 4, 5)))[0]) == 6
+    images, labels = next(iter(data.repeated(pair, 4, 5, cpu)))
+    one_images, one_labels = next(iter(data.repeated(alone, 4, 5, cpu)))
+    assert torch.equal(images, torch.cat([one_images] * 3))
+    assert torch.equal(labels, torch.cat([one_labels] * 3))
+
+
+def _random(knobs: Knobs) -> Knobs:
+    return Knobs.model_validate(knobs.model_dump() | {"data": {"source": "random"}})

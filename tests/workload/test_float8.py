@@ -197,7 +197,7 @@ class TestConverted:
             proven=built.proven,
         )
         assert ran["precision"] == f"{precision} (emulated)"
-        asked = actual.asked(case.knobs, built.model, built.image_size)
+        asked = actual.asked(case.knobs, built.engine, built.model, built.image_size)
         evidence = dataclasses.replace(HONEST, knobs=case.knobs, asked=asked, actual=ran)
         result, text = as_asked(evidence)
         assert result is FAIL

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from bench.backends.base import Device
 from bench.backends.products import dispatched
 from bench.workload import inspection
 from bench.workload.data import Batch
-from bench.workload.inspection import WatchedBatches, WatchedGradients
+from bench.workload.engines import Engine, PlainEngine
+from bench.workload.inspection import OneSpeaks, WatchedBatches, WatchedGradients, given_norm
 from bench.workload.step import TrainStep
 from tests.workload.build import Flat, batch, knobs, train_step
 
@@ -173,6 +176,48 @@ class TestGradients:
         )
         kept = inspection.norm_kept(watched_updates(step))
         assert kept == pytest.approx(1.0 / (1e4 * 2**0.5), rel=1e-3)
+
+
+class Skipping(PlainEngine):
+    """Finds every update unfit, as a loss scaler may."""
+
+    def update(self, device: Device, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+
+
+class Empty(PlainEngine):
+    """Leaves this rank no part of any weight."""
+
+    def local(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.flatten()[:0]
+
+
+class NotANumber(torch.nn.Module):
+    def forward(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return outputs.sum() * math.nan
+
+
+class TestGivenNorm:
+    def given(self, engine: Engine | None = None, *, speaks: bool = True) -> float | None:
+        step = train_step(Flat(), [batch()], knobs(), engine)
+        criterion = OneSpeaks(step.criterion, speaks)
+        found = given_norm(step, criterion, lambda: step.advance(2))
+        assert step.criterion is not criterion
+        return found
+
+    def test_a_loss_gives_a_gradient_and_none_gives_zero(self) -> None:
+        assert (self.given() or 0.0) > 0.01
+        assert self.given(speaks=False) == 0.0
+
+    def test_of_updates_that_are_skipped_it_is_unknown(self) -> None:
+        assert self.given(Skipping()) is None
+
+    def test_a_rank_that_holds_nothing_can_be_given_nothing(self) -> None:
+        assert self.given(Empty()) == math.inf
+
+    def test_of_gradients_that_are_no_numbers_it_is_unknown(self) -> None:
+        step = train_step(Flat(), [batch()], knobs())
+        assert given_norm(step, NotANumber(), lambda: step.advance(1)) is None
 
 
 def test_a_sparse_gradient_has_the_norm_of_its_values() -> None:

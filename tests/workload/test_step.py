@@ -10,6 +10,7 @@ import torch
 
 from bench.backends.cpu import CpuDevice
 from bench.workload import optimizers
+from bench.workload.engines import PlainEngine
 from bench.workload.step import MovedParameters, TimedBatches
 from tests.workload.build import Flat, Recorder, batch, infer_step, knobs, train_step
 
@@ -137,6 +138,25 @@ def test_after_a_fence_of_a_synchronous_device_next_to_nothing_remains() -> None
     step = train_step(Flat(), [batch()], knobs())
     step.advance(2)
     step.fence()
+    assert 0 <= step.residual() < 0.1
+
+
+class Offloading(PlainEngine):
+    """Keeps parameters where this device cannot read them."""
+
+    def local(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device="meta")
+
+
+def test_where_parameters_are_kept_elsewhere_the_fence_is_proven_by_the_last_loss() -> None:
+    step = train_step(Flat(), [batch()], knobs(), Offloading())
+    with pytest.raises(RuntimeError, match="no micro-batch was issued"):
+        step.residual()
+    step.advance(2)
+    first, second = step._witnesses()
+    assert first is step.output()
+    assert torch.equal(first, second)
+    assert first.data_ptr() != second.data_ptr()
     assert 0 <= step.residual() < 0.1
 
 

@@ -15,6 +15,7 @@ from bench.audit.checks.loader import loader_bound
 from bench.audit.checks.machine import clocks_held, machine_quiet
 from bench.audit.checks.memory import memory_flat
 from bench.audit.checks.precision import flops_below_peak, precision_ran
+from bench.audit.checks.ranks import devices_real, nodes_apart, offload_saves, ranks_agree
 from bench.audit.checks.steady import windows_steady
 from bench.audit.checks.training import loss_finite, parameters_moved, updates_counted
 from bench.audit.checks.work import (
@@ -47,10 +48,14 @@ CHECKS: Mapping[Callable[[Evidence], Finding], Weight] = {
     precision_ran: Weight.SUSPECT,
     flops_below_peak: Weight.SUSPECT,
     collectives_real: Weight.SUSPECT,
+    ranks_agree: Weight.SUSPECT,
     machine_quiet: Weight.NOISY,
     clocks_held: Weight.NOISY,
     loader_bound: Weight.REMARK,
     compiled_whole: Weight.REMARK,
+    offload_saves: Weight.REMARK,
+    nodes_apart: Weight.REMARK,
+    devices_real: Weight.REMARK,
 }
 """In the order of the page that `bench show` prints."""
 

@@ -21,12 +21,13 @@ def fence_waits(evidence: Evidence) -> Finding:
     """After the fence nothing is left to wait for, and twice the work takes longer.
 
     A clock that is stopped while work is still queued reads the time of issuing it. After each
-    window's fence an updated parameter is read, twice: what the first read takes beyond the second
-    is work the fence did not wait for. Where the machine's counters show that nobody disturbed it,
-    the median over the windows must stay under 1 % of a window, and two windows above it, where
-    they are a quarter of all or more, are too many. Elsewhere anybody may have delayed a read, and
-    the lower quartile is judged: what a fence leaves behind, it leaves in nearly every window. As a
-    second witness, twice the work must not take about the same time.
+    window's fence an updated parameter is read, twice (where parameters are kept on the host, the
+    last loss): what the first read takes beyond the second is work the fence did not wait for.
+    Where the machine's counters show that nobody disturbed it, the median over the windows must
+    stay under 1 % of a window, and two windows above it, where they are a quarter of all or more,
+    are too many. Elsewhere anybody may have delayed a read, and the lower quartile is judged: what
+    a fence leaves behind, it leaves in nearly every window. As a second witness, twice the work
+    must not take about the same time.
     """
     if not evidence.residual_s:
         return FAIL, "no residual was read after any window"

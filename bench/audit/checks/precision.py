@@ -82,7 +82,8 @@ def flops_below_peak(evidence: Evidence) -> Finding:
     judged, and never by the peak of another one.
     """
     if not evidence.peaks:
-        if evidence.inspection is None:
+        found = evidence.inspection
+        if found is None or (found.matmul_types is None and found.matmul_format is None):
             return NA, _NOT_LOOKED_AT
         return NA, "no peak is known for this device in every type of its products"
     if evidence.flops_per_sample is None or evidence.samples_per_s is None:
@@ -121,6 +122,7 @@ def _product(found: Inspection, wanted: str) -> tuple[bool | None, str]:
             f"{found.matmul_error:.1e})"
         )
     if found.matmul_format is None:
-        return None, "a known product rounds to no format that is known"
+        rounds = "rounds to no format that is known"
+        return None, f"a known product {rounds if found.matmul_finite else 'was not computed'}"
     error = "" if found.matmul_error is None else f" (relative error {found.matmul_error:.1e})"
     return found.matmul_format == wanted, f"a known product rounds to {found.matmul_format}{error}"

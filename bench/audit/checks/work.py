@@ -20,9 +20,11 @@ _TOUCHED = 1e-4
 
 def batch_as_asked(evidence: Evidence) -> Finding:
     """Every batch that ran had the size that was asked for."""
-    asked = evidence.knobs.batch_size
+    knobs = evidence.knobs
+    asked, devices = knobs.process_batch, knobs.devices_per_process
     sizes = ", ".join(str(size) for size in sorted(evidence.batch_sizes)) or "none"
-    text = f"batch sizes seen: {sizes}; asked {asked}; {evidence.samples} samples"
+    of_each = f" ({knobs.batch_size} on each of {devices} devices)" if devices > 1 else ""
+    text = f"batch sizes seen: {sizes}; asked {asked}{of_each}; {evidence.samples} samples"
     right = evidence.batch_sizes == {asked} and evidence.samples == asked * evidence.micro_batches
     return (PASS if right else FAIL), text
 
@@ -102,11 +104,11 @@ def compiled_whole(evidence: Evidence) -> Finding:
 
 
 def collectives_real(evidence: Evidence) -> Finding:
-    """The ranks form one world, and an all-reduce adds over them."""
-    if evidence.knobs.processes == 1:
+    """The ranks form one world, and an all-reduce adds over them, or over the devices of one."""
+    if evidence.knobs.devices == 1:
         return NA, "one process"
     if evidence.collectives is None:
-        return FAIL, "several processes and no all-reduce probe"
+        return FAIL, "several processes or devices, and no all-reduce probe"
     return PASS, evidence.collectives
 
 

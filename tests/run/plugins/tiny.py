@@ -70,9 +70,13 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _kill_rank_1() -> None:
-    if os.environ["RANK"] == "1":
-        _kill()
+def _on_rank_1(fault: Callable[[], None]) -> Callable[[], None]:
+    def misbehave() -> None:
+        if os.environ["RANK"] == "1":
+            Path(f"now{fault.__name__}").touch()  # for those who time what follows
+            fault()
+
+    return misbehave
 
 
 def _fault() -> None:
@@ -112,5 +116,8 @@ IN_STEP: dict[str, Callable[[], None]] = {
     "raises in step": _raise,
     "segfaults": _fault,
     "hangs in step": _sleep,
-    "kills rank 1": _kill_rank_1,
+    "kills rank 1": _on_rank_1(_kill),
+    "raises on rank 1": _on_rank_1(_raise),
+    "no memory on rank 1": _on_rank_1(_want_more_than_allowed),
+    "hangs on rank 1": _on_rank_1(_sleep),
 }
