@@ -142,6 +142,7 @@ def reach(meeting: Meeting, stop: Callable[[], bool]) -> Wire | None:
                     f"({told(error)}): start the same command there, with --node-rank 0, and look "
                     "whether this node can reach it (name, firewall, security group)"
                 ) from error
+            # Nothing tells when a port of another machine opens, but calling it again.
             time.sleep(_TICK_S)
     return None
 

@@ -164,8 +164,11 @@ class TestJoining:
             wire = meetings.reach(replace(joined.place, node=1), never)
             assert wire is not None
             joined.calls.append(wire)
+        # Both are waited for: they say who they are at once.
+        deadline = time.monotonic() + 30
         while not all(wire.answered for wire in joined.calls):
-            time.sleep(0.02)  # both are waited for: they say who they are at once
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         for wire in joined.calls:
             wire.send(hello(replace(joined.place, node=None), joined.planned))
         told = [wire.receive(5) for wire in joined.calls]

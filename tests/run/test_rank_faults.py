@@ -180,7 +180,7 @@ def gone_within(bench: Bench, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while left := bench.processes():
         assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+        time.sleep(0.2)  # they are no children of this process, so nothing can be waited for
 
 
 def building(stderr: str) -> bool:

@@ -87,7 +87,7 @@ def test_a_short_or_common_name_is_left_alone(name: str, monkeypatch: pytest.Mon
     [
         ("mine/zero.json", "mine/zero.json"),
         ("~/zero.json", "~/zero.json"),
-        ("/srv/work/mine/zero.json", "mine/zero.json"),
+        ("/srv/here/mine/zero.json", "mine/zero.json"),
         ("/srv/elsewhere/mine/zero.json", "~/mine/zero.json"),
         ("/srv/elsewhere2/zero.json", "/srv/elsewhere2/zero.json"),
         ("/shared/mira/zero.json", "<path>/zero.json"),
@@ -99,7 +99,7 @@ def test_a_file_is_named_so_that_it_can_be_found_again_and_names_nobody(
     monkeypatch: pytest.MonkeyPatch, path: str, recorded: str
 ) -> None:
     monkeypatch.setenv("HOME", "/srv/elsewhere")
-    monkeypatch.setattr(Path, "cwd", lambda: Path("/srv/work"))
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/srv/here"))
     assert shareable_path(path) == recorded
 
 

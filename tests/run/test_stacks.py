@@ -116,7 +116,7 @@ where_it_hangs()
         while b"ready" not in log_file(tmp_path, 0).read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(0.2)
+        time.sleep(0.2)  # it says so right before it calls the function that is looked for
         os.kill(child.pid, signal.SIGUSR1)
         while not stacks.waiting(tmp_path, [0]):
             assert time.monotonic() < deadline
